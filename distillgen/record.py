@@ -200,8 +200,32 @@ def _without_answers(value: Any) -> Any:
 
 
 def digest(value: Any, length: int = 20) -> str:
-    """Return the first `length` hex digits of the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(dumps(value)).hexdigest()[:length]
+    """Return the first `length` hex digits of the SHA-256 of a value's canonical JSON.
+
+    A reference to a file counts by the file's content: its path is left out, so that a file may be moved.
+    """
+    content = dumps(value)
+    if b'"path":' in content and b'"sha256":' in content:
+        content = dumps(_without_places(value))
+    return hashlib.sha256(content).hexdigest()[:length]
+
+
+_REFERRING = {"path", "sha256", "index", "column"}
+
+
+def is_reference(value: Any) -> bool:
+    """Return whether a value is a reference to a file: a mapping with `path`, relative to the project, and
+    `sha256`; of an array also `index` and `column`.
+    """
+    return isinstance(value, Mapping) and {"path", "sha256"} <= value.keys() <= _REFERRING
+
+
+def _without_places(value: Any) -> Any:
+    """Return a value without the paths of the files that it refers to."""
+    if isinstance(value, Mapping):
+        hidden = "path" if is_reference(value) else None
+        return {name: _without_places(inner) for name, inner in value.items() if name != hidden}
+    return [_without_places(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 class Scores(dict[str, Any]):

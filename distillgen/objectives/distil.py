@@ -12,8 +12,7 @@ from typing import Any
 from distillgen.inference.logprobs import Signal
 from distillgen.networks.body import shape_of
 from distillgen.objectives._teaching import Teaching
-from distillgen.record import Record, text_of
-from distillgen.rows.arrays import is_reference
+from distillgen.record import Record, is_reference, text_of
 from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.objective import Gives
 from distillgen.training.part import losses_of, weights_of

@@ -1,22 +1,24 @@
-"""Readers of NumPy files, and of folders of pictures with their labels."""
+"""Readers of NumPy files, and of folders of pictures or sounds with their labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from distillgen.errors import ConfigError
 from distillgen.record import SPLIT, TEST, TRAIN, VALIDATION, digest
-from distillgen.rows.arrays import MOST_NUMBERS, PICTURES, columns_of, reference
+from distillgen.rows.arrays import MOST_NUMBERS, columns_of, reference
 from distillgen.rows.jsonl import read_rows
+from distillgen.rows.media import AUDIO, IMAGE, TYPES, examined, inside, look_up
 from distillgen.rows.reading import Reading, Row, Rows, plain, reported
-from distillgen.user_files import first_bytes, inner_files
+from distillgen.user_files import inner_files
 
 METADATA = "metadata.jsonl"
-"""The file of a folder of pictures that has a row a picture, with the picture's name in `file_name`."""
+"""The file of a folder of pictures or sounds that has a row for each, with its name in `file_name`."""
 
-FILE_NAME = "file_name"
+FILE_NAME, FILE_NAMES = "file_name", "file_names"
+PARTS = (TRAIN, VALIDATION, TEST)
 
 
 def array_rows(path: Path, reading: Reading) -> Rows:
@@ -58,59 +60,110 @@ def _holds_nan(value: Any) -> bool:
     return isinstance(value, float) and not abs(value) < float("inf")
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """Return the pictures of a folder, sorted by name."""
-    return [file for file in inner_files(folder) if file.suffix.lower() in PICTURES]
+def media_in(folder: Path) -> list[Path]:
+    """Return the pictures and sounds of a folder, sorted by name."""
+    return [file for file in inner_files(folder) if file.suffix.lower() in TYPES]
 
 
-def picture_rows(path: Path, reading: Reading) -> Rows:
-    """Yield the one row of a picture."""
-    yield _picture(path, path.parent, {"file": path.name}, reading, "")
+def media_rows(path: Path, reading: Reading) -> Rows:
+    """Yield the one row of a picture or a sound."""
+    yield _medium(path, path.parent, {"file": path.name}, reading, "")
 
 
-def folder_rows(folder: Path, pictures: Sequence[Path], reading: Reading) -> Rows:
-    """Yield a row for each picture, with `image`, `file` and, from the names of its folders, `label`; with
-    folders train, validation and test also `split`.
+def folder_rows(folder: Path, files: Sequence[Path], reading: Reading) -> Rows:
+    """Yield a row for each picture or sound, with `image` or `audio`, `file` and, from the names of its
+    folders, `label`; with folders train, validation and test also `split`.
 
-    With a file metadata.jsonl, yield its rows, each with the picture that `file_name` names as `image`.
+    With a file metadata.jsonl, yield its rows, each with the file that `file_name` names. Folders train,
+    validation and test may each have one.
     """
-    if (folder / METADATA).is_file():
-        yield from _described(folder, reading)
+    if descriptions := descriptions_in(folder):
+        for description in descriptions:
+            yield from _described(description, folder, reading)
         return
-    places = [PurePosixPath(picture.relative_to(folder).as_posix()) for picture in pictures]
-    splits = all(place.parts[0] in (TRAIN, VALIDATION, TEST) for place in places)
+    places = [PurePosixPath(file.relative_to(folder).as_posix()) for file in files]
+    splits = all(place.parts[0] in PARTS for place in places)
     labelled = any(len(place.parts) > 1 + splits for place in places)
-    for picture, place in zip(pictures, places, strict=True):
+    for file, place in zip(files, places, strict=True):
         row: dict[str, Any] = {"file": str(place)}
         if labelled:
             row["label"] = "/".join(place.parts[splits:-1]) or None
         if splits:
             row[SPLIT] = place.parts[0]
-        yield _picture(picture, folder, row, reading, f"/{place}")
+        yield _medium(file, folder, row, reading, f"/{place}")
 
 
-def _described(folder: Path, reading: Reading) -> Iterator[tuple[str, Row, str]]:
-    """Yield the rows of metadata.jsonl, with their pictures."""
-    for line, row in read_rows(folder / METADATA):
-        place = f"/{METADATA}:{line}"
+def descriptions_in(folder: Path) -> list[Path]:
+    """Return the files metadata.jsonl of a folder of pictures or sounds, or of its parts."""
+    if (folder / METADATA).is_file():
+        return [folder / METADATA]
+    return [file for part in PARTS if (file := folder / part / METADATA).is_file()]
+
+
+def _described(description: Path, folder: Path, reading: Reading) -> Iterator[tuple[str, Row, str]]:
+    """Yield the rows of metadata.jsonl, with their pictures and sounds."""
+    inner = description.parent
+    part = {SPLIT: inner.name} if inner != folder else {}
+    for line, row in read_rows(description):
+        place = f"{description.as_posix().removeprefix(folder.as_posix())}:{line}"
         if isinstance(row, str):
             yield place, row, ""
-        elif not isinstance(name := row.get(FILE_NAME), str):
+        elif not any(map(_column, row)):
             yield place, f"there is no '{FILE_NAME}' in the row", ""
-        elif not (folder / name).is_file():
-            yield place, f"there is no picture '{name}' in the folder", ""
-        else:
+        elif isinstance(name := row.get(FILE_NAME), str) and len([*filter(_column, row)]) == 1:
             others = {field: value for field, value in row.items() if field != FILE_NAME}
-            yield _picture(folder / name, folder, {"file": name, **others}, reading, place)
+            if not _is_file(inner / name):
+                yield place, f"there is no picture or sound '{name[:100]}' in the folder", ""
+            else:
+                yield _medium(inner / name, inner, {"file": name, **others, **part}, reading, place)
+        else:
+            yield place, _with_references(row, part, inner, reading), ""
 
 
-def _picture(
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a zero byte
+        return False
+
+
+def _column(name: str) -> str:
+    """Return the field that a column of metadata.jsonl names files for, as `datasets` does: `file_name` for
+    `image`, `file_names` for `images`, `chart_file_name` and `chart_file_names` for `chart`; "" for another.
+    """
+    for ending, field in ((FILE_NAME, IMAGE), (FILE_NAMES, f"{IMAGE}s")):
+        if name == ending:
+            return field
+        if name.endswith(f"_{ending}"):
+            return name.removesuffix(f"_{ending}")
+    return ""
+
+
+def _with_references(row: Mapping[str, Any], part: Mapping[str, str], folder: Path, reading: Reading) -> Row:
+    """Return a row with references in place of its names of files, or the reason why it has none."""
+    fields: dict[str, Any] = {}
+    for name, value in row.items():
+        try:
+            if not (field := _column(name)) or value is None:
+                fields[field or name] = value
+            elif isinstance(value, list):
+                fields[field] = [look_up(str(one), folder, reading.root) for one in value]
+            else:
+                fields[field] = look_up(str(value), folder, reading.root)
+        except ValueError as error:
+            return f"'{name}': {error}"
+    return {**fields, **part}
+
+
+def _medium(
     file: Path, folder: Path, row: dict[str, Any], reading: Reading, place: str
 ) -> tuple[str, Row, str]:
-    """Return the place, the row and the item of a picture. Rows with one picture are one item."""
+    """Return the place, the row and the item of a picture or a sound. Rows with one file are one item."""
     if not file.resolve().is_relative_to(folder.resolve()):
-        return place, "the link leads out of the folder; copy the picture there", ""
-    if not first_bytes(file).startswith(PICTURES.get(file.suffix.lower(), b"\0none")):
-        return place, f"'{file.name}' is neither PNG nor JPEG, or has another's ending", ""
-    image = reference(file, reading.root)
-    return place, {"image": image, **row}, digest(image["sha256"])
+        return place, "the link leads out of the folder; copy the file there", ""
+    try:
+        kind = AUDIO if examined(file).media.startswith(AUDIO) else IMAGE
+        medium = inside(file, reading.root)
+    except ValueError as error:
+        return place, str(error), ""
+    return place, {kind: medium, **row}, digest(medium["sha256"])

@@ -1,7 +1,6 @@
 """Arrays of numbers in rows: a short one is a list, a large one or a picture is a reference to a file.
 
-A reference is a mapping with `path`, relative to the project, and `sha256` of the file; of a row of a NumPy
-file also `index`, and in an .npz file `column`.
+A reference to a row of a NumPy file has `index`, and in an .npz file `column`.
 """
 
 from __future__ import annotations
@@ -16,20 +15,11 @@ from typing import Any
 from distillgen.errors import ConfigError
 from distillgen.extras import need
 from distillgen.project import file_sha256
+from distillgen.record import is_reference
+from distillgen.rows.media import HEAD, IMAGE, media_type
 
 MOST_NUMBERS = 1000
 """Numbers of the largest array that a row holds itself; a list of so many takes about 5 kB."""
-
-PICTURES = {".png": b"\x89PNG\r\n\x1a\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}
-"""The first bytes of each kind of picture, by the file's ending."""
-
-
-_REFERRING = {"path", "sha256", "index", "column"}
-
-
-def is_reference(value: Any) -> bool:
-    """Return whether a value is a reference to a file."""
-    return isinstance(value, Mapping) and {"path", "sha256"} <= value.keys() <= _REFERRING
 
 
 def reference(file: Path, root: Path) -> dict[str, Any]:
@@ -59,7 +49,11 @@ def array_of(value: Any, root: Path) -> Any:
     if _sha256(*_state(file)) != value["sha256"]:
         raise ValueError(f"'{path}' has changed since the row was made")
     try:
-        return _picture(file) if file.suffix.lower() in PICTURES else _entry(file, value)
+        with file.open("rb") as stream:
+            media = media_type(stream.read(HEAD))
+        if media and not media.startswith(IMAGE):
+            raise ValueError("a sound is no array of numbers")
+        return _picture(file) if media else _entry(file, value)
     except ConfigError:
         raise
     except Exception as error:  # Pillow and NumPy raise OSError, SyntaxError, ValueError and others

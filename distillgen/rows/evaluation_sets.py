@@ -8,8 +8,7 @@ from typing import Any
 
 from distillgen.errors import ConfigError
 from distillgen.project import read_text
-from distillgen.record import META, SPLIT
-from distillgen.rows.arrays import is_reference
+from distillgen.record import META, SPLIT, is_reference
 from distillgen.rows.jsonl import read_rows
 
 ROWS = (".jsonl", ".ndjson", ".json")

@@ -23,9 +23,10 @@ from distillgen.platforms import cores
 from distillgen.privacy import public
 from distillgen.project import Project
 from distillgen.record import META
-from distillgen.rows.array_readers import METADATA, array_rows, folder_rows, picture_rows, pictures_in
+from distillgen.rows.array_readers import array_rows, descriptions_in, folder_rows, media_in, media_rows
 from distillgen.rows.documents import KINDS, Document, Unconverted
 from distillgen.rows.jsonl import read_rows
+from distillgen.rows.media import TYPES, referred
 from distillgen.rows.reading import Reader, Reading, Row, Rows, plain, reported
 from distillgen.rows.texts import conversion_of, converted_rows, document_rows, text_rows
 from distillgen.user_files import ending_of, first_bytes, inner_files, opened, what_is
@@ -69,7 +70,30 @@ def reader_of(path: Path, reading: Reading) -> Reader:
 
 def rows_of(path: Path, reading: Reading) -> Rows:
     """Yield the rows of a file or folder. Raise ConfigError where it cannot be read."""
-    return reader_of(path, reading)(path, reading)
+    return _read(reader_of(path, reading), path, reading)
+
+
+def _read(reader: Reader, path: Path, reading: Reading) -> Rows:
+    """Yield the rows of a file with references to the pictures and sounds that they name."""
+    rows = reader(path, reading)
+    return rows if path.is_dir() or not reading.media else with_references(rows, path.parent, reading)
+
+
+def with_references(rows: Rows, folder: Path, reading: Reading) -> Rows:
+    """Yield rows with a reference in place of each path of a picture or sound, which is one as seen from the
+    folder or the project; or with the reason why there is no such file.
+    """
+    for place, row, item in rows:
+        if isinstance(row, dict):
+            try:
+                row = row | {
+                    name: referred(row[name], kind, folder, reading.root)
+                    for name, kind in reading.media.items()
+                    if name in row
+                }
+            except ValueError as error:
+                row, item = str(error), ""
+        yield place, row, item
 
 
 def count(path: Path, reading: Reading) -> int:
@@ -79,7 +103,7 @@ def count(path: Path, reading: Reading) -> int:
             start = stream.readline().lstrip(b"\xef\xbb\xbf \t\r\n")
             if encoding.startswith("utf-8") and start.startswith(b"{"):
                 return 1 + sum(1 for line in stream if line.strip())
-    return sum(1 for _ in rows_of(path, reading))
+    return sum(1 for _ in rows_of(path, replace(reading, media={})))
 
 
 def selected(row: dict[str, Any], fields: Mapping[str, str] | None) -> Row:
@@ -167,7 +191,21 @@ def dataset_rows(name: str, config: str | None, split: str, reading: Reading) ->
     with reported(Path(name)):
         from datasets import load_dataset
 
-        yield from _typed(load_dataset(name, config, split=split, streaming=True), reading)
+        rows = undecoded(load_dataset(name, config, split=split, streaming=True))
+        yield from with_references(_typed(rows, reading), Path(name), reading)
+
+
+def undecoded(rows: Any) -> Any:
+    """Return a data set of the package `datasets` with the bytes of its pictures and sounds."""
+    from datasets import Audio, Image
+
+    for name, feature in (rows.features or {}).items():
+        inner = getattr(feature, "feature", feature)  # of a list
+        if isinstance(inner, Image | Audio):
+            kept = type(inner)(decode=False)
+            column = kept if inner is feature else type(feature)(kept)
+            rows = rows.cast_column(name, column)
+    return rows
 
 
 def _parquet(path: Path, reading: Reading) -> Rows:
@@ -189,7 +227,7 @@ def _typed(rows: Iterable[dict[str, Any]], reading: Reading) -> Rows:
     columns = reading.columns
     for number, row in enumerate(rows, 1):
         chosen = {name: value for name, value in row.items() if columns is None or name in columns}
-        yield f":{number}", plain(chosen, row), ""
+        yield f":{number}", plain(chosen, row, reading.root), ""
 
 
 def _folder(path: Path, reading: Reading) -> Rows:
@@ -202,8 +240,8 @@ def _folder(path: Path, reading: Reading) -> Rows:
         all_files = [file for file in all_files if file in matches]
     of_rows_or_texts = READERS.keys() - _LARGE.keys() - {".json"}
     files = [file for file in all_files if ending_of(file) in of_rows_or_texts]
-    if _is_of_pictures(path, files) and (pictures := pictures_in(path)):
-        yield from folder_rows(path, pictures, reading)
+    if _is_of_media(path, files) and (media := media_in(path)):
+        yield from folder_rows(path, media, reading)
         return
     if reading.format:
         files = [file for file in files if READERS[ending_of(file)] is _FORMATS[reading.format]]
@@ -227,7 +265,7 @@ def _folder(path: Path, reading: Reading) -> Rows:
             yield place, "the link leads out of the folder; copy the file there", ""
             continue
         reader = partial(converted_rows, conversion) if conversion is not None else READERS[ending_of(file)]
-        for inside, row, item in reader(file, replace(reading, folder=path)):
+        for inside, row, item in _read(reader, file, replace(reading, folder=path)):
             yield place + inside, row, item
 
 
@@ -255,9 +293,10 @@ def _ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _is_of_pictures(folder: Path, files: Sequence[Path]) -> bool:
-    """Return whether a folder has no files of rows or texts, save that which describes its pictures."""
-    return all(file == folder / METADATA or READERS[ending_of(file)] is document_rows for file in files)
+def _is_of_media(folder: Path, files: Sequence[Path]) -> bool:
+    """Return whether a folder has no files of rows or texts, save those that describe its pictures."""
+    about = descriptions_in(folder)
+    return all(file in about or READERS[ending_of(file)] is document_rows for file in files)
 
 
 def _name_others(folder: Path, all_files: Sequence[Path], files: Sequence[Path]) -> None:
@@ -268,13 +307,7 @@ def _name_others(folder: Path, all_files: Sequence[Path], files: Sequence[Path])
         log.info("%s: %d of %d files are not read: %s", folder.name, len(others), len(all_files), names)
 
 
-_LARGE: dict[str, Reader] = {
-    ".npy": array_rows,
-    ".npz": array_rows,
-    ".png": picture_rows,
-    ".jpg": picture_rows,
-    ".jpeg": picture_rows,
-}
+_LARGE: dict[str, Reader] = {".npy": array_rows, ".npz": array_rows, **dict.fromkeys(TYPES, media_rows)}
 
 READERS: dict[str, Reader] = {
     ".jsonl": _jsonl,

@@ -16,6 +16,7 @@ from distillgen.project import from_here
 from distillgen.record import META, dumps, loads
 from distillgen.rows.cut import Cutter
 from distillgen.rows.documents import Convert
+from distillgen.rows.media import HEAD, inside, look_up, media_type, store
 from distillgen.rows.pictures import CONVERSIONS
 
 Row: TypeAlias = dict[str, Any] | str
@@ -41,6 +42,8 @@ class Reading:
     """The folder that is read, for a file in it."""
     root: Path = Path()
     """The project's folder, to which rows name the files that they refer to."""
+    media: Mapping[str, str] = field(default_factory=dict)
+    """The columns with paths of pictures and sounds, by name: `image` or `audio`."""
 
     @property
     def conversions(self) -> Path:
@@ -67,39 +70,54 @@ def reported(path: Path) -> Iterator[None]:
         raise ConfigError(f"'{from_here(path)}' cannot be read: {type(error).__name__}: {error}") from error
 
 
-def plain(row: Mapping[str, Any], every: Mapping[str, Any]) -> Row:
+def plain(row: Mapping[str, Any], every: Mapping[str, Any], root: Path | None = None) -> Row:
     """Return a row with values of JSON, or the reason why a column has none. `every` has all columns that
     there are.
+
+    Pictures and sounds become files of the project in `root`. Without one they have no value of JSON.
     """
     plain: dict[str, Any] = {}
     for name, value in row.items():
         try:
-            plain[name] = loads(dumps(_as_json(value)))
+            plain[name] = loads(dumps(_as_json(value, root)))
         except TypeError as error:
             others = ", ".join(f"{other}: {other}" for other in every if other != name)
             return f"the column '{name}' holds {error}; leave it out: fields: {{{others}}}"
+        except ValueError as error:
+            return f"'{name}': {error}"
     return plain
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: Any, root: Path | None) -> Any:
     """Return a value that `dumps` can write. Raise TypeError, with a description, for a value that JSON
-    cannot hold.
+    cannot hold, and ValueError with the reason for a picture or a sound that cannot be used.
     """
     if value is None or isinstance(value, str | int | float | date | time | timedelta | Decimal | UUID):
         return value
     if isinstance(value, Mapping):
-        return {str(name): _as_json(part) for name, part in value.items()}
+        if root and value.keys() == {"bytes", "path"} and (value["bytes"] or value["path"]):
+            return _file(value["bytes"], value["path"], root)
+        return {str(name): _as_json(part, root) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_as_json(part) for part in value]
+        return [_as_json(part, root) for part in value]
     if isinstance(value, bytes):
         with suppress(UnicodeDecodeError):
             if (text := value.decode()).isprintable() or not any(
                 ord(letter) < 32 and letter not in "\t\n\r" for letter in text
             ):
                 return text
-        raise TypeError("bytes that are not text")
+        if root and media_type(value[:HEAD]):
+            return store(value, root)
+        raise TypeError("bytes that are neither text nor a picture or sound of a kind that is read")
     if hasattr(value, "tolist"):  # a NumPy array or number
-        return _as_json(value.tolist())
+        return _as_json(value.tolist(), root)
     raise TypeError(
         f"{'an image' if 'Image' in type(value).__name__ else f'a value of type {type(value).__name__}'}"
     )
+
+
+def _file(data: Any, path: Any, root: Path) -> Any:
+    """Return the reference to a file of which a column of `datasets` holds the bytes, or else the path."""
+    if data is not None:
+        return _as_json(data, root)
+    return inside(Path(path), root) if Path(path).is_absolute() else look_up(path, root, root)

@@ -39,7 +39,7 @@ def script_rows(name: str, options: Mapping[str, Any], seed: int, project: Proje
                 continue
             columns = reading.columns
             chosen = {field: value for field, value in row.items() if columns is None or field in columns}
-            yield f":{number}", plain(chosen, row), ""
+            yield f":{number}", plain(chosen, row, reading.root), ""
     except ConfigError:
         raise
     except Exception as error:

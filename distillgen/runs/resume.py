@@ -195,7 +195,8 @@ def resumed_stages(
     ledger_seen = state.get("ledger_seen", -1) if same_ledger else -1
     if options.first:
         return standing, first, ledger_seen
-    local = bool(pipeline.source.files or pipeline.source.stage.draw)  # a remote data set may have changed
+    source = pipeline.source.stage  # a remote data set, or a file that rows name, may have changed
+    local = bool(pipeline.source.files or source.draw) and not source.media
     asks_again = options.retry_failed or options.salvage
     if local and not asks_again and ledger_seen >= 0 and not ledger.superseded_since(ledger_seen, run_name):
         first = min(len(standing), last + 1)

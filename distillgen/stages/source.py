@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -31,8 +31,9 @@ from distillgen.record import (
 from distillgen.rows.cut import Cut, Cutter
 from distillgen.rows.documents import Convert, Unconverted
 from distillgen.rows.edges import Edges
+from distillgen.rows.media import AUDIO, IMAGE
 from distillgen.rows.patterns import matches, place_of
-from distillgen.rows.readers import NAMES, READERS, count, dataset_rows, rows_of, selected
+from distillgen.rows.readers import NAMES, READERS, count, dataset_rows, rows_of, selected, with_references
 from distillgen.rows.reading import Reading, Rows
 from distillgen.rows.scripts import check_script, script_rows
 from distillgen.rows.turns import dialogues_in
@@ -53,22 +54,24 @@ class Source(Stage):
     kind = "source"
     scope = "row"
     conditional = False
+    optional: ClassVar[frozenset[str]] = Stage.optional | {"images", "audio"}
     reads = "a file, a folder, a data set or a script; nothing, or files of values, with `draw`"
     writes = (
         "the fields of the rows, or the new names in `fields`; for a text `text`, `title`, `file` and "
         "`piece`, with `chunk` also `headings`, `start` and `end`; of an .npz its arrays, of an .npy "
-        "`array`; of pictures `image`, `file` and, by folder, `label`; with `draw` the fields that it draws; "
-        "of documents `text`, `title`, `file`, `piece`, `headings`, `start`, `end`, `page` and `last_page`, "
-        "and with `convert: {pictures: true}` also `pictures`; "
+        "`array`; of pictures `image`, of sounds `audio`, with `file` and, by folder, `label`; with `draw` "
+        "the fields that it draws; of documents `text`, `title`, `file`, `piece`, `headings`, `start`, "
+        "`end`, `page` and `last_page`, and with `convert: {pictures: true}` also `pictures`; "
         "with `held_out` or `validation` also `split`"
     )
 
     path: str | None = Field(
         None,
-        description="file (.jsonl, .json, .csv, .tsv, .parquet, .txt, .md, .npy, .npz, .png or .jpg), or a "
-        "document (.pdf, .docx, .odt, .pptx, .epub, .html or .rst); a folder of files with rows, of texts "
-        "and documents, or of pictures; or a pattern, such as reports/**/*.pdf. A file may be packed "
-        "with gzip, bzip2, xz or Zstandard",
+        description="file (.jsonl, .json, .csv, .tsv, .parquet, .txt, .md, .npy, .npz), a picture (.png, "
+        ".jpg, .webp or .gif), a sound (.wav, .mp3 or .flac), or a document (.pdf, .docx, .odt, .pptx, "
+        ".epub, .html or .rst); a folder of files with rows, of texts and documents, or of pictures or "
+        "sounds; or a pattern, such as reports/**/*.pdf. A file may be packed with gzip, bzip2, xz or "
+        "Zstandard",
     )
     dataset: str | None = Field(
         None, description="name of a data set on the Hugging Face Hub, instead of a path"
@@ -90,6 +93,16 @@ class Source(Stage):
     )
     fields: dict[str, str] | None = Field(
         None, description="fields to keep, as new name: name in the source; default: all"
+    )
+    images: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="fields that name pictures (PNG, JPEG, WebP or GIF) by their paths, as seen from the "
+        "file of the rows or from the project: one path, or a list. The field becomes a reference to the "
+        "file",
+    )
+    audio: list[str] | None = Field(
+        None, min_length=1, description="fields that name sounds (WAV, MP3 or FLAC) in the same way"
     )
     lineage: bool = Field(
         False,
@@ -156,7 +169,10 @@ class Source(Stage):
             raise ValueError("'node' names the ids that edges lead to; it has no use without 'edges'")
         if self.edges and (self.lineage or self.draw):
             raise ValueError("'edges' joins rows that are read; it has no use with 'draw' or 'lineage'")
-        for option in ("config", "format", "fields", "lineage", *CUTS) if self.draw else ():
+        if twice := {*(self.images or ())} & {*(self.audio or ())}:
+            raise ValueError(f"'{min(twice)}' is in 'images' and in 'audio'")
+        media = ("images", "audio")
+        for option in ("config", "format", "fields", "lineage", *media, *CUTS) if self.draw else ():
             if getattr(self, option):
                 raise ValueError(f"'{option}' is for rows that are read; it has no use with 'draw'")
         if self.chunk_words is not None and self.overlap_words >= self.chunk_words:
@@ -171,6 +187,11 @@ class Source(Stage):
         """Return whether it draws rows, or the items that are held out."""
         drawn = (self.script, self.draw, self.held_out, self.validation)
         return any(option is not None for option in drawn)
+
+    @property
+    def media(self) -> dict[str, str]:
+        """The kind of file that each field names: `image` or `audio`."""
+        return dict.fromkeys(self.images or (), IMAGE) | dict.fromkeys(self.audio or (), AUDIO)
 
     @property
     def origin(self) -> str:
@@ -219,15 +240,15 @@ class Source(Stage):
         if not first:
             raise ConfigError(f"the source '{self.origin}' has no rows{self._unread(context.project)}")
         fields = frozenset(name for record in first for name in record.fields)
+        for option, names in (("images", self.images), ("audio", self.audio), ("item", self.item)):
+            for name in names or ():
+                if name not in fields:
+                    mistake = f"'{option}' names the field '{name}', which no row has"
+                    raise ConfigError(f"{mistake}{did_you_mean(name, fields)}")
         if self.validation and self.held_out is None and SPLIT not in fields:
             raise ConfigError(
                 f"'validation' takes rows whose '{SPLIT}' is train, and no row has one: give held_out, too"
             )
-        for name in self.item or ():
-            if name not in fields:
-                raise ConfigError(
-                    f"'item' names the field '{name}', which no row has{did_you_mean(name, fields)}"
-                )
         return BoundSource(
             self, context, fields, files=files, samples=first[:SAMPLES], dialogues=dialogues_in(first)
         )
@@ -292,7 +313,9 @@ class Source(Stage):
     def _rows(self, project: Project, seed: int) -> Rows:
         """Yield the rows of the file, the data set or the script."""
         if self.script:
-            return script_rows(self.script, self.arguments or {}, seed, project, self._reading(project))
+            reading = self._reading(project)
+            rows = script_rows(self.script, self.arguments or {}, seed, project, reading)
+            return with_references(rows, project.root, reading)
         path = self._path(project)
         if self.dataset:
             return dataset_rows(str(path), self.config, self.split, self._reading(project))
@@ -319,7 +342,9 @@ class Source(Stage):
             cutter = Cutter(self.chunk_words, self.overlap_words)
         limits = self.convert or Convert()
         pattern = place_of(self.path, project).pattern if self.path else ""
-        return Reading(self.format, self.fields, cutter, limits, pattern, root=project.root)
+        names = self.fields or {}
+        media = {names.get(name, name): kind for name, kind in self.media.items()}
+        return Reading(self.format, self.fields, cutter, limits, pattern, root=project.root, media=media)
 
     def _placed(self, record: Record, seed: int) -> Record:
         """Return the record with its part of the split. All rows of an item, and all pieces of a text, have

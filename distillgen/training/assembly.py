@@ -16,7 +16,8 @@ from distillgen.networks.body import Shape, shape_of
 from distillgen.networks.network import INPUT, Network, load
 from distillgen.networks.spec import NetworkSpec, is_network
 from distillgen.project import Project
-from distillgen.rows.arrays import is_reference, numbers_of
+from distillgen.record import is_reference
+from distillgen.rows.arrays import numbers_of
 from distillgen.training.columns import NEIGHBOURS, NODE, Columns, collated, recorded_teachers
 from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.learner import Learner, Loop, Teachers

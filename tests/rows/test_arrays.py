@@ -6,8 +6,9 @@ import pytest
 
 from distillgen.errors import ConfigError
 from distillgen.project import Project
-from distillgen.rows.arrays import array_of, numbers_in
+from distillgen.rows.arrays import array_of, numbers_in, reference
 from distillgen.stages.source import Source
+from tests.media_files import png
 
 np = pytest.importorskip("numpy")
 
@@ -79,14 +80,11 @@ def test_a_changed_missing_torn_or_foreign_file_is_refused(project):
         [*source.records(trusted)]
 
 
-PNG = b"\x89PNG\r\n\x1a\n"
-
-
 def pictures(project, *names):
     for name in names:
         file = project.path / "images" / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(PNG + name.rpartition("/")[2].encode())
+        file.write_bytes(png(name.rpartition("/")[2]))
 
 
 def test_folders_of_pictures_are_labels_and_parts(project):
@@ -103,7 +101,7 @@ def test_folders_of_pictures_are_labels_and_parts(project):
     )
     assert records[0].item == records[-1].item != records[1].item, "one picture is one item"
     (bad,) = [r.dropped.reason for r in records if r.dropped]
-    assert bad == "'3.jpg' is neither PNG nor JPEG, or has another's ending"
+    assert bad == "'3.jpg' is none of PNG, JPEG, GIF, WebP, WAV, MP3, FLAC"
     (project.path / "images").rename(project.path / "train")
     (project.path / "images").mkdir()
     (project.path / "train").rename(project.path / "images/train")
@@ -115,7 +113,7 @@ def test_folders_of_pictures_are_labels_and_parts(project):
 
 def test_a_link_out_of_the_folder_is_not_followed(project):
     pictures(project, "1.png")
-    (project.path / "secret.png").write_bytes(PNG)
+    (project.path / "secret.png").write_bytes(png("secret"))
     (project.path / "images/2.png").symlink_to(project.path / "secret.png")
     first, linked = read(project, path="images")
     assert not first.dropped and linked.dropped.reason.startswith("the link leads out of the folder")
@@ -127,7 +125,7 @@ def test_metadata_describes_the_pictures(project):
     project.rows("images/metadata.jsonl", rows)
     first, missing, nameless = read(project, path="images")
     assert first.fields["text"] == "a" and first.fields["image"]["path"] == "images/1.png"
-    assert missing.dropped.reason == "there is no picture '9.png' in the folder"
+    assert missing.dropped.reason == "there is no picture or sound '9.png' in the folder"
     assert nameless.dropped.reason == "there is no 'file_name' in the row"
     project.write("images/about.md", "# About\nPictures.")
     assert [r.fields["title"] for r in read(project, path="images", format="text")] == ["About"]
@@ -148,9 +146,8 @@ def test_a_picture_is_numbers_from_0_to_1(project):
     assert array_of(white, project.path).shape == (9, 9) and array_of(white, project.path).min() > 0.99
     torn = project.path / "images/torn.png"
     torn.write_bytes((project.path / "images/colours.png").read_bytes()[:50])
-    (value,) = [r.fields["image"] for r in read(project, path="images") if r.fields["file"] == "torn.png"]
     with pytest.raises(ValueError, match=r"'images/torn.png' cannot be read: \w+Error"):
-        array_of(value, project.path)
+        array_of(reference(torn, project.path), project.path)
 
 
 def test_a_picture_without_the_package_names_the_extra(project, monkeypatch):
