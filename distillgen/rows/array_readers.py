@@ -10,7 +10,7 @@ from distillgen.errors import ConfigError
 from distillgen.record import SPLIT, TEST, TRAIN, VALIDATION, digest
 from distillgen.rows.arrays import MOST_NUMBERS, columns_of, reference
 from distillgen.rows.jsonl import read_rows
-from distillgen.rows.media import AUDIO, IMAGE, TYPES, examined, inside, look_up
+from distillgen.rows.media import AUDIO, IMAGE, TYPES, inside, look_up
 from distillgen.rows.reading import Reading, Row, Rows, plain, reported
 from distillgen.user_files import inner_files
 
@@ -147,9 +147,9 @@ def _with_references(row: Mapping[str, Any], part: Mapping[str, str], folder: Pa
             if not (field := _column(name)) or value is None:
                 fields[field or name] = value
             elif isinstance(value, list):
-                fields[field] = [look_up(str(one), folder, reading.root) for one in value]
+                fields[field] = [look_up(str(one), folder, reading.root).reference for one in value]
             else:
-                fields[field] = look_up(str(value), folder, reading.root)
+                fields[field] = look_up(str(value), folder, reading.root).reference
         except ValueError as error:
             return f"'{name}': {error}"
     return {**fields, **part}
@@ -162,8 +162,8 @@ def _medium(
     if not file.resolve().is_relative_to(folder.resolve()):
         return place, "the link leads out of the folder; copy the file there", ""
     try:
-        kind = AUDIO if examined(file).media.startswith(AUDIO) else IMAGE
         medium = inside(file, reading.root)
     except ValueError as error:
         return place, str(error), ""
-    return place, {kind: medium, **row}, digest(medium["sha256"])
+    kind = AUDIO if medium.media.startswith(AUDIO) else IMAGE
+    return place, {kind: medium.reference, **row}, digest(medium.sha256)

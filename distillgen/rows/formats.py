@@ -16,6 +16,7 @@ from distillgen.record import dumps
 from distillgen.text.display import visible
 
 BATCH = 1000
+MOST_PENDING = 64 << 20  # bytes of pictures and sounds in a row group
 TRIPLE = ("head", "relation", "tail")
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _LABEL = "<http://www.w3.org/2000/01/rdf-schema#label>"
@@ -89,16 +90,18 @@ class Parquet(Writer):
 
         self.schema, self.writer = schema, ParquetWriter(path, schema)
         self.pending: list[Mapping[str, Any]] = []
+        self.pending_bytes = 0
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows, in groups that are large enough for fast reading."""
         self.pending += rows
-        if len(self.pending) >= 10 * BATCH:
+        self.pending_bytes += sum(map(_file_bytes, rows))
+        if len(self.pending) >= 10 * BATCH or self.pending_bytes > MOST_PENDING:
             self._flush()
 
     def _flush(self) -> None:
         self.writer.write_table(table(self.pending, self.schema))
-        self.pending = []
+        self.pending, self.pending_bytes = [], 0
 
     def close(self) -> None:
         """Write the pending rows and the footer."""
@@ -248,6 +251,12 @@ def table(rows: Sequence[Mapping[str, Any]], schema: Any) -> Any:
             {**row, **{name: _voided(row[name], schema.field(name).type) for name in voided}} for row in rows
         ]
     return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def _file_bytes(row: Mapping[str, Any]) -> int:
+    """Return the size of the pictures and sounds in a row."""
+    values = (one for value in row.values() for one in (value if isinstance(value, list) else (value,)))
+    return sum(len(value["bytes"]) for value in values if isinstance(value, dict) and "bytes" in value)
 
 
 def _fields_of(kind: Any) -> list[Any]:

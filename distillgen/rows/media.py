@@ -10,7 +10,7 @@ import re
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
@@ -60,6 +60,13 @@ class File(NamedTuple):
     media: str
     """Its type, such as image/png."""
     sha256: str
+    path: str = ""
+    """Its path in the project."""
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """The reference to it."""
+        return {"path": self.path, "sha256": self.sha256}
 
 
 def media_type(head: bytes) -> str:
@@ -227,8 +234,8 @@ _CHECKS: dict[str, Callable[[bytes], tuple[int, int]]] = {
 """The function that checks a file of each type, and returns the width and height of a picture."""
 
 
-def inside(file: Path, root: Path) -> dict[str, Any]:
-    """Return the reference to a picture or sound of the project in `root`. Raise ValueError, with the reason,
+def inside(file: Path, root: Path) -> File:
+    """Return a picture or sound of the project in `root`. Raise ValueError, with the reason,
     for a file outside of it or one that cannot be used.
     """
     try:
@@ -237,11 +244,11 @@ def inside(file: Path, root: Path) -> dict[str, Any]:
         raise ValueError(f"there is no file '{file.name[:100]}'") from error
     if not place.is_relative_to(project):
         raise ValueError(f"'{file.name}' lies outside the project; copy it there")
-    return {"path": place.relative_to(project).as_posix(), "sha256": examined(place).sha256}
+    return examined(place)._replace(path=place.relative_to(project).as_posix())
 
 
-def look_up(path: str, folder: Path, root: Path) -> dict[str, Any]:
-    """Return the reference to the file that a row names by its path in the folder of the rows, or else in the
+def look_up(path: str, folder: Path, root: Path) -> File:
+    """Return the picture or sound that a row names by its path in the folder of the rows, or else in the
     project. Raise ValueError with the reason.
     """
     short = path if len(path) <= 100 else f"{path[:100]}…"
@@ -296,28 +303,14 @@ def referred(value: Any, kind: str, folder: Path, root: Path) -> Any:
         return [referred(one, kind, folder, root) for one in value]
     word = _WORDS[kind]
     if is_reference(value):
-        place, sha256 = str(value["path"]), value["sha256"]
-        reference = look_up(place, root, root)
-        if reference["sha256"] != sha256:
-            raise ValueError(f"'{place}' has changed since the row was made")
+        file = look_up(str(value["path"]), root, root)
+        if file.sha256 != value["sha256"]:
+            raise ValueError(f"'{value['path']}' has changed since the row was made")
     elif isinstance(value, str):
-        reference = look_up(value, folder, root)
+        file = look_up(value, folder, root)
     else:
-        raise ValueError(
-            f"a {word} is named by its path, and this is {type(value).__name__}: {str(value)[:60]}"
-        )
-    if not examined(root / reference["path"]).media.startswith(kind):
-        raise ValueError(f"'{PurePosixPath(reference['path']).name}' is no {word}")
-    return reference
-
-
-def references_in(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the references inside a value of a row, in their order."""
-    if is_reference(value):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from references_in(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from references_in(inner)
+        kind_of_value = type(value).__name__
+        raise ValueError(f"a {word} is named by its path, and this is {kind_of_value}: {str(value)[:60]}")
+    if not file.media.startswith(kind):
+        raise ValueError(f"'{PurePosixPath(file.path).name}' is no {word}")
+    return file.reference

@@ -240,7 +240,7 @@ def _folder(path: Path, reading: Reading) -> Rows:
         all_files = [file for file in all_files if file in matches]
     of_rows_or_texts = READERS.keys() - _LARGE.keys() - {".json"}
     files = [file for file in all_files if ending_of(file) in of_rows_or_texts]
-    if _is_of_media(path, files) and (media := media_in(path)):
+    if not reading.format and _is_of_media(path, files) and (media := media_in(path)):
         yield from folder_rows(path, media, reading)
         return
     if reading.format:
@@ -296,6 +296,7 @@ def _ahead(
 def _is_of_media(folder: Path, files: Sequence[Path]) -> bool:
     """Return whether a folder has no files of rows or texts, save those that describe its pictures."""
     about = descriptions_in(folder)
+    about += [folder / "README.md"] if about else []
     return all(file in about or READERS[ending_of(file)] is document_rows for file in files)
 
 

@@ -120,4 +120,5 @@ def _file(data: Any, path: Any, root: Path) -> Any:
     """Return the reference to a file of which a column of `datasets` holds the bytes, or else the path."""
     if data is not None:
         return _as_json(data, root)
-    return inside(Path(path), root) if Path(path).is_absolute() else look_up(path, root, root)
+    is_absolute = Path(path).is_absolute()
+    return (inside(Path(path), root) if is_absolute else look_up(path, root, root)).reference

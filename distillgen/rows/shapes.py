@@ -8,13 +8,13 @@ from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from distillgen.errors import ConfigError, did_you_mean
-from distillgen.record import SCORES, Unrenderable, text_of
+from distillgen.record import SCORES, Unrenderable, is_reference, text_of
 from distillgen.rows.tool_turns import Turns, has_calls, sharegpt_turns, tools_text, trained_turns
 from distillgen.text.template import compile_template
 
 Fields: TypeAlias = Mapping[str, Any]
 
-MESSAGES, TOOLS = "messages", "tools"
+MESSAGES, TOOLS, IMAGES = "messages", "tools", "images"
 _SHAREGPT = {
     "system": "system",
     "user": "human",
@@ -151,12 +151,18 @@ def shaper(name: str, assignments: Mapping[str, str], fields: Collection[str]) -
 
     `assignments` name the field or the template of a part. Without one, a part is the field of its name, or
     comes from `messages`, or is the only field with another of its names. A chat has the column `tools` if
-    there is a field of that name, or if it is assigned. Raise ConfigError, with the nearest name, if there is
-    none.
+    there is a field of that name, or if it is assigned, and the column `images` only if that is. Raise
+    ConfigError, with the nearest name, if there is none.
     """
     if name not in SHAPES:
         raise ConfigError(f"there is no shape '{name}'{did_you_mean(name, SHAPES)}")
     shape = SHAPES[name]
+    if name in (MESSAGES, TOOLS) and (images := assignments.get(IMAGES)) is not None:
+        if images not in fields:
+            mistake = f"{name}: 'images' needs the field '{images}', and there is none"
+            raise ConfigError(f"{mistake}{did_you_mean(images, fields)}")
+        others = {part: source for part, source in assignments.items() if part != IMAGES}
+        return _with_images(shaper(name, others, fields), images)
     tools = assignments.get(TOOLS, TOOLS if TOOLS in fields or shape.tools == "always" else None)
     if shape.tools != "never" and tools is not None:
         if tools not in fields:
@@ -165,6 +171,31 @@ def shaper(name: str, assignments: Mapping[str, str], fields: Collection[str]) -
         others = {part: source for part, source in assignments.items() if part != TOOLS}
         return _with_tools(_shaper(name, others, fields), tools, needed=shape.tools == "always")
     return _shaper(name, assignments, fields)
+
+
+def _with_images(chat: Shaper, field: str) -> Shaper:
+    """Return a Shaper that shows the pictures of a field before the first question, in the form that TRL and
+    processors of transformers read: a part for each, and the pictures themselves in the column `images`.
+    """
+
+    def row(fields: Fields) -> dict[str, Any]:
+        value, shaped = fields.get(field), chat.row(fields)
+        pictures = value if isinstance(value, list) else [value]
+        if not pictures or not all(map(is_reference, pictures)):
+            raise Unrenderable(f"'{field}' holds no picture")
+        turns = [{**turn, "content": _as_parts(turn["content"])} for turn in shaped[MESSAGES]]
+        first = next((turn for turn in turns if turn["role"] == "user"), None)
+        if first is None:
+            raise Unrenderable("its messages have no question that a picture could go with")
+        first["content"] = [{"type": "image", "text": None} for _ in pictures] + first["content"]
+        return {**shaped, MESSAGES: turns, IMAGES: pictures}
+
+    return Shaper((*chat.columns, IMAGES), {**chat.sources, IMAGES: field}, row)
+
+
+def _as_parts(content: Any) -> list[Any]:
+    """Return the content of a turn as parts."""
+    return content if isinstance(content, list) else [{"type": "text", "text": content}]
 
 
 def _with_tools(chat: Shaper, field: str, *, needed: bool) -> Shaper:

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -68,11 +69,14 @@ def card(
     data_files: str | Mapping[str, Sequence[str]],
     folder: str,
     load: str = "load_dataset",
+    builder: str = "",
+    media: Mapping[str, int] = MappingProxyType({}),
 ) -> str:
     """Return the card of a data set made by the run in `directory`.
 
     `data_files` are the files of the data set in its `folder`, by split. `load` is the function of `datasets`
-    that reads the folder, or "".
+    that reads the folder, or "", and `builder` the one that it is told. `media` counts the pictures and
+    sounds by type.
     """
     facts = _facts(directory, "data")
     stated, fields = facts["stated"], census.fields
@@ -92,7 +96,8 @@ def card(
         front,
         rows=census.rows,
         fields=fields,
-        load=_fenced(_loading(load, json.dumps(folder)) if load else "", "python"),
+        load=_fenced(_loading(load, json.dumps(folder), builder) if load else "", "python"),
+        media=", ".join(f"{count:,} {kind}" for kind, count in sorted(media.items())),
         example=_fenced(_shortened(census.example), "json"),
         prompts=[
             (name, text and _fenced(text)) for name, text in prompt_texts(directory, facts["lock"]).items()
@@ -102,7 +107,8 @@ def card(
     )
 
 
-def _loading(function: str, argument: str) -> str:
+def _loading(function: str, argument: str, builder: str) -> str:
+    argument = f'"{builder}", data_dir={argument}' if builder else argument
     return f"from datasets import {function}\n\nrows = {function}({argument}){_THIS_FOLDER}"
 
 
@@ -124,7 +130,14 @@ def student_card(directory: Path) -> str:
         **({"language": facts["stated"]["languages"]} if facts["stated"]["languages"] else {}),
         "tags": ["distillgen", "distillation"],
     }
-    more: dict[str, Any] = {"fields": {}, "marked": False, "load": "", "example": "", "prompts": []}
+    more: dict[str, Any] = {
+        "fields": {},
+        "marked": False,
+        "load": "",
+        "media": "",
+        "example": "",
+        "prompts": [],
+    }
     return _rendered(facts, front, rows=facts["state"]["kept"], publishes="student", **more)
 
 

@@ -129,6 +129,12 @@ class Run:
         )
 
 
+def project_root(directory: Path) -> Path:
+    """Return the project's folder of the run in `directory`, to which its rows name files."""
+    machine = directory / MACHINE
+    return Path(load_state(machine, "paths")["paths"][0]) if machine.is_file() else Path.cwd()
+
+
 def guard_of(directory: Path) -> Guard:
     """Return a guard that finds private content: paths and addresses of this machine and of the run."""
     machine = directory / MACHINE

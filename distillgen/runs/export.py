@@ -18,13 +18,16 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.platforms import lock, open_folder
 from distillgen.record import digest, dumps
+from distillgen.rows.array_readers import METADATA
 from distillgen.rows.formats import FORMATS, Writer, schema_of
 from distillgen.runs.card import Census, card
 from distillgen.runs.directory import Run, guard_of
+from distillgen.runs.export_media import metadata_names
 from distillgen.runs.export_rows import Batch, ExportOptions, Rows
 from distillgen.runs.trainer_files import ExportedRows, check_trainers, trainer_files
 from distillgen.state_files import PARTIAL
 
+FEW = 50  # rows with the bytes of their pictures that are in memory together
 LOAD = {"arrow": "load_from_disk", **dict.fromkeys(("jsonl", "parquet", "csv"), "load_dataset")}
 """The function of `datasets` that loads each format; the Hub shows those of `load_dataset`."""
 
@@ -65,6 +68,7 @@ def export(data: Run | str, out: Path, options: ExportOptions) -> Exported:
         raise ConfigError(f"--dropped needs a run; '{data}' is not a run")
     check_trainers(options.trainers, options.shape, options.format, one_file)
     rows = Rows(data, options, writer)
+    rows.carries_files = writer.typed or options.format == "jsonl" and not one_file
     if one_file and (len(rows.splits) > 1 or options.shard_rows):
         parts = f"the splits {', '.join(rows.splits)}" if len(rows.splits) > 1 else "shards"
         raise ConfigError(f"'{out}' is one file, and {parts} are several; give --out a folder")
@@ -79,7 +83,18 @@ def export(data: Run | str, out: Path, options: ExportOptions) -> Exported:
         private.update(filter(None, [guard.finding(dumps(row))]))
 
     schema = _survey(rows, counts, writer, look)
+    media = rows.media if rows.media.columns else None
     files = {out.stem: [out.name]} if one_file else _files(options, counts, writer.suffix)
+    builder, in_folder = "", media is not None and options.format == "jsonl" and not one_file
+    if media and in_folder:
+        builder = media.builder
+        if options.shard_rows or options.trainers:
+            option = "--shard-rows" if options.shard_rows else "--for"
+            remedy = "give --format parquet" if options.shard_rows else "load the folder with 'datasets'"
+            raise ConfigError(f"{option} has no form for a folder of pictures or sounds; {remedy}")
+        files = metadata_names(list(rows.splits))
+    if media and writer.typed:
+        schema = media.schema(schema)
     dialogues = frozenset(name for name, kinds in census.fields.items() if "chat turns" in kinds)
     exported = ExportedRows(
         out.resolve().name, options.format, options.shape or "", files, rows.columns, dialogues
@@ -92,9 +107,13 @@ def export(data: Run | str, out: Path, options: ExportOptions) -> Exported:
         if writer.suffix == ".arrow" and not one_file:
             _write_dataset_files(folder, files, schema, options)
         if isinstance(data, Run) and not one_file:
-            load = LOAD.get(options.format, "")
+            load, place = LOAD.get(options.format, ""), out.resolve().name
             data_files = files if load == "load_dataset" else {}
-            page = card(data.directory, census, data_files, out.resolve().name, load)
+            if in_folder:
+                data_files = {split: [f"{split}/**"] for split in rows.splits}
+            page = card(
+                data.directory, census, data_files, place, load, builder, media.types if media else {}
+            )
             (folder / "README.md").write_text(page, encoding="utf-8")
     names = [*(name for split_names in files.values() for name in split_names), *texts]
     return Exported(counts, names, rows.left_out, rows.shaper.sources if rows.shaper else {}, private)
@@ -152,7 +171,8 @@ def _write(
     names = {split: iter(split_names) for split, split_names in files.items()}
     only = next(iter(files)) if len(files) == 1 else ""
     open_files: dict[str, tuple[Writer, int]] = {}
-    for split, batch in rows.batches():
+    in_folder = any(Path(name).name == METADATA for name in next(iter(files.values())))
+    for split, batch in _with_files(rows, folder, files if in_folder else {}, schema is not None):
         split = only or split
         while batch:
             if split not in open_files:
@@ -169,6 +189,28 @@ def _write(
             batch = batch[room:]
     for file, _ in open_files.values():
         file.close()
+
+
+def _with_files(
+    rows: Rows, folder: Path, files: Mapping[str, Sequence[str]], typed: bool
+) -> Iterator[tuple[str, Batch]]:
+    """Give batches of rows, few at a time where they hold the bytes of pictures and sounds.
+
+    With `files`, which are the rows of each split, the pictures and sounds are copied beside them.
+    """
+    media = rows.media
+    for split, batch in rows.batches():
+        if not media.columns or not (files or typed):
+            yield split, batch
+            continue
+        if files:
+            name = files[split][0] if split in files else next(iter(files.values()))[0]
+            place = (folder / name).parent
+            place.mkdir(exist_ok=True)
+            yield split, [media.name_files(row, place) for row in batch]
+            continue
+        for start in range(0, len(batch), FEW):
+            yield split, [media.embed_files(row) for row in batch[start : start + FEW]]
 
 
 def _write_dataset_files(

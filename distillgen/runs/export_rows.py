@@ -16,7 +16,8 @@ from distillgen.record import META, SPLIT, Record, Unrenderable, digest, dumps, 
 from distillgen.rows.formats import BATCH, Writer
 from distillgen.rows.jsonl import read_rows as read_any_rows
 from distillgen.rows.shapes import Shaper, shaper
-from distillgen.runs.directory import Run, read_records
+from distillgen.runs.directory import Run, project_root, read_records
+from distillgen.runs.export_media import ExportedMedia
 from distillgen.text.display import clipped
 
 Batch = list[dict[str, Any]]
@@ -51,6 +52,9 @@ class Rows:
         """Read the records' fields and splits; raise ConfigError if they do not fit the options."""
         self.data, self.options = data, options
         self.left_out: Counter[str] = Counter()
+        self.carries_files = False
+        """Whether pictures and sounds are written; otherwise rows keep the references to them."""
+        self.media = ExportedMedia(project_root(data.directory) if isinstance(data, Run) else Path.cwd())
         names, record_splits = dict[str, None](), dict[str, float]()
         for record in self._records():
             names |= dict.fromkeys(record.fields)
@@ -102,6 +106,8 @@ class Rows:
         for record in self._records():
             try:
                 row = self._row(record)
+                if self.carries_files:
+                    self.media.see(row)
             except Unrenderable as error:
                 self.left_out[str(error)] += 1
                 continue

@@ -14,12 +14,15 @@ from distillgen.errors import ConfigError
 from distillgen.extras import need
 from distillgen.privacy import SECRET, public
 from distillgen.record import META, dumps
+from distillgen.rows.media import TYPES
 from distillgen.runs.card import student_card
 from distillgen.runs.directory import Run, guard_of, read_rows
+from distillgen.runs.export_media import refuse_files
 from distillgen.runs.hub_repository import File, open_repository
 from distillgen.state_files import PARTIAL, load_state
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
+COMMITTED = 1000  # pictures and sounds of one commit; the rows that name them come last
 MOST_JSON_BYTES = 1 << 20  # a larger JSON file is a vocabulary
 RUN_FILES = ("README.md", "corpus.jsonl", "pipeline.lock.yaml", "usage.json")
 NOT_PUSHED = (
@@ -63,6 +66,7 @@ def data_files(data: Run | str) -> list[File]:
             raise ConfigError(f"'{data}' has no rows to push: all files but README.md are empty")
         return files
     check_finished(data)
+    refuse_files(next(read_rows(data.directory / "corpus.jsonl"), {}), data.directory)
     return [
         File("README.md", data.directory / "README.md"),
         File(
@@ -195,7 +199,10 @@ def push(files: Sequence[File], name: str, kind: str, *, public: bool) -> Pushed
     A repository that does not exist is created, private unless `public`. `kind` is dataset or model.
     """
     repository = open_repository(name, kind, public=public)
-    repository.commit(files)
+    first = [file for file in files if Path(file.name).suffix.lower() in TYPES]
+    for start in range(0, len(first), COMMITTED):
+        repository.commit(first[start : start + COMMITTED])
+    repository.commit([file for file in files if file not in first] if first else files)
     others = {entry.name for entry in repository.entries()} - {file.name for file in files}
     return Pushed(repository.address, repository.private, sorted(others - {".gitattributes"}))
 

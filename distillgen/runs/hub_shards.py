@@ -20,6 +20,7 @@ from distillgen.platforms import lock
 from distillgen.record import loads_own
 from distillgen.runs.card import Census, card
 from distillgen.runs.directory import Run, is_running
+from distillgen.runs.export_media import refuse_files
 from distillgen.runs.hub import check, check_finished, described_files, published_line
 from distillgen.runs.hub_repository import Entry, File, PassingFault, Repository, open_repository
 from distillgen.state_files import PARTIAL
@@ -95,6 +96,7 @@ class ShardPush:
             for line in _published(corpus, start):
                 shard.write(line)
                 rows += 1
+            refuse_files(start.census.example, self._run.directory)
             shard.flush()
             replaced = [entry.name for entry in entries[len(shards) :]]
             if not rows and not replaced and not finished:

@@ -8,8 +8,7 @@ from typing import Any
 
 from distillgen.errors import ConfigError
 from distillgen.project import Project, file_sha256
-from distillgen.runs.directory import MACHINE
-from distillgen.state_files import load_state
+from distillgen.runs.directory import project_root
 
 
 def prompt_texts(directory: Path, lock: Mapping[str, Any]) -> dict[str, str | None]:
@@ -22,9 +21,8 @@ def prompt_texts(directory: Path, lock: Mapping[str, Any]) -> dict[str, str | No
         for name, sha256 in lock["files"].items()
         if name.startswith("prompts/")
     }
-    machine = directory / MACHINE
-    root, *_ = load_state(machine, "paths")["paths"] if machine.is_file() else [Path.cwd()]
-    return {name: _text(Project(Path(root)), name, sha256) for name, sha256 in prompts.items()}
+    project = Project(project_root(directory))
+    return {name: _text(project, name, sha256) for name, sha256 in prompts.items()}
 
 
 def _text(project: Project, name: str, sha256: str) -> str | None:
