@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 from distillgen.algorithms.reservoir import Reservoir
 from distillgen.record import GATHERED, META, Record, loads_own
 from distillgen.runs import charts
-from distillgen.runs.directory import Run, evaluations, furthest, reached, read_lines
+from distillgen.runs.directory import Run, evaluations, furthest, project_root, reached, read_lines
 from distillgen.runs.prompt_texts import prompt_texts
 from distillgen.runs.templates import template
+from distillgen.runs.thumbnails import MOST_SHOWN, are_files, shown_files
 from distillgen.state_files import replace_text
 from distillgen.text import display
 
@@ -56,6 +58,9 @@ def write_report(directory: Path) -> None:
         loops=charts.loops(directory, facts["lock"]),
         kept_examples=kept,
         dropped_examples=dropped,
+        are_files=are_files,
+        shown_files=partial(shown_files, root=project_root(directory)),
+        most_shown=MOST_SHOWN,
     )
     replace_text(directory / "report.html", page)
 

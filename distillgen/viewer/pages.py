@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlencode
 
 import jinja2
 
 from distillgen.record import GATHERED, Record, text_of
+from distillgen.rows.media import look_up
 from distillgen.runs.charts import threshold_lines, thresholds
+from distillgen.runs.directory import project_root
+from distillgen.runs.export_media import names_file
 from distillgen.runs.templates import is_turns, template
+from distillgen.runs.thumbnails import Shown, are_files, shown_files
 from distillgen.text import display
 from distillgen.viewer import markup
 from distillgen.viewer.comparison import KINDS, Comparison, Pair
@@ -93,8 +99,36 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection, seeds: Seeds | No
         histograms=histograms,
         scores=score_names(index),
         chips=list(_chips(selection, file)),
+        are_files=are_files,
+        shown_files=partial(shown_files, root=project_root(run.run.directory)),
+        place_of_file=partial(_place_of_file, runs.index(run)),
+        part_file=partial(_part_file, record),
         **(_opened(run, record, selection, earlier, histograms) if record else {"record": None}),
     )
+
+
+def _place_of_file(run: int, file: Shown) -> str:
+    """Return the address of a picture or sound as it is."""
+    path, sha256 = file.reference
+    return f"file?{urlencode({'run': run, 'path': path, 'sha256': sha256})}"
+
+
+def _part_file(record: Record | None, part: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the reference of the record to the file that a part of a request has by its hash."""
+    fields = record.fields.values() if record else ()
+    files = (one for value in fields for one in (value if isinstance(value, list) else [value]))
+    return next((one for one in files if names_file(one) and one["sha256"] == part.get("sha256")), None)
+
+
+def file_content(run: ViewedRun, path: str, sha256: str) -> tuple[str, bytes]:
+    """Return the type and the content of a picture or sound that a row refers to. Raise ValueError for any
+    other file.
+    """
+    root = project_root(run.run.directory)
+    file = look_up(path, root, root)
+    if file.sha256 != sha256:
+        raise ValueError("the file has changed since the row was made")
+    return file.media, (root / path).read_bytes()
 
 
 def seeds_page(seeds: Seeds, runs: Sequence[ViewedRun], selection: Selection) -> str:
@@ -228,7 +262,10 @@ def _snippets(record: Record, selection: Selection) -> Iterator[Snippet]:
 
 
 def _beginning(value: Any) -> str:
-    """Return the beginning of a value; of a dialogue, what the person says first."""
+    """Return the beginning of a value; of a dialogue, what the person says first; of files their names."""
+    if are_files(value):
+        references = value if isinstance(value, list) else [value]
+        return ", ".join(PurePosixPath(str(reference["path"])).name for reference in references)
     if is_turns(value):
         value = next((turn["content"] for turn in value if turn["role"] == "user"), value)
     return text_of(value)[: 4 * SNIPPET]

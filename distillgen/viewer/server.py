@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import sqlite3
 import threading
@@ -29,6 +30,8 @@ POLICY = "; ".join(
         "style-src 'self'",
         "script-src 'self'",
         "connect-src 'self'",
+        "img-src data:",
+        "media-src 'self'",
         "form-action 'self'",
         "base-uri 'none'",
         "frame-ancestors 'none'",
@@ -109,15 +112,41 @@ def _page_class(runs: Sequence[ViewedRun], path: str, seeds: Seeds | None) -> ty
                 self.send_error(404)
             elif name in files:
                 self._send(*files[name])
+            elif name == "file":
+                self._send_file(dict(parse_qsl(address.query)))
             elif name in ("", "count"):
                 selection = Selection.of(dict(parse_qsl(address.query)))
                 self._send(*_answer(runs, seeds, compared, name, selection))
             else:
                 self.send_error(404)
 
-        def _send(self, kind: str, content: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        def _send_file(self, query: dict[str, str]) -> None:
+            """Send a picture or sound that a row refers to, or the part of it that is asked for."""
+            number = query.get("run", "")
+            run = runs[int(number)] if number.isdecimal() and int(number) < len(runs) else None
+            try:
+                if run is None:
+                    raise ValueError("there is no such run")
+                kind, content = pages.file_content(run, query.get("path", ""), query.get("sha256", ""))
+            except (ValueError, OSError, DistillgenError):
+                self.send_error(404)
+                return
+            part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            first = int(part[1]) if part else 0
+            if not part or first >= len(content):
+                self._send(kind, content)
+                return
+            last = min(int(part[2] or len(content)), len(content) - 1)
+            self._send(kind, content[first : last + 1], f"bytes {first}-{last}/{len(content)}")
+
+        def _send(self, kind: str, content: bytes, part: str = "") -> None:
+            self.send_response(206 if part else 200)
+            self.send_header(
+                "Content-Type", kind if kind.startswith(("image/", "audio/")) else f"{kind}; charset=utf-8"
+            )
+            self.send_header("Accept-Ranges", "bytes")
+            if part:
+                self.send_header("Content-Range", part)
             self.send_header("Content-Length", str(len(content)))
             self.send_header("Content-Security-Policy", POLICY)
             self.send_header("X-Content-Type-Options", "nosniff")

@@ -47,7 +47,7 @@ def undecoded(rows, name):
     for column, feature in rows.features.items():
         if isinstance(feature, datasets.Image | datasets.Audio):
             rows = rows.cast_column(column, type(feature)(decode=False))
-    return [row[name] and (row[name]["bytes"] or open(row[name]["path"], "rb").read()) for row in rows]
+    return [row[name] and (row[name]["bytes"] or Path(row[name]["path"]).read_bytes()) for row in rows]
 
 
 def test_a_folder_of_pictures_is_loaded_back(project, monkeypatch):
