@@ -20,7 +20,7 @@ MOST_PIXELS = 30_000_000  # of a picture that is made smaller; that takes a seco
 
 
 @dataclass(frozen=True)
-class Shown:
+class Thumbnail:
     """A picture or a sound on a page."""
 
     name: str
@@ -44,28 +44,28 @@ def are_files(value: Any) -> bool:
     return all(map(names_file, values))
 
 
-def shown_files(value: Any, root: Path) -> list[Shown]:
+def shown_files(value: Any, root: Path) -> list[Thumbnail]:
     """Return the first files of such a value. `root` is the project's folder."""
     values = value if isinstance(value, list) else [value]
-    return [_shown(reference, root) for reference in values[:MOST_SHOWN]]
+    return [_thumbnail(reference, root) for reference in values[:MOST_SHOWN]]
 
 
-def _shown(reference: Mapping[str, Any], root: Path) -> Shown:
+def _thumbnail(reference: Mapping[str, Any], root: Path) -> Thumbnail:
     path, sha256 = str(reference["path"]), str(reference["sha256"])
     name = PurePosixPath(path).name
     try:
         file = look_up(path, root, root)
         size = (root / path).stat().st_size
     except (ValueError, OSError) as error:
-        return Shown(name, "", problem=str(error))
+        return Thumbnail(name, "", problem=str(error))
     if file.sha256 != sha256:
-        return Shown(name, "", problem="the file has changed since the row was made")
+        return Thumbnail(name, "", problem="the file has changed since the row was made")
     kind, _, form = file.media.partition("/")
     about = f"{form.upper()}, {max(1, round(size / 1000)):,} kB"
     if kind == AUDIO:
-        return Shown(name, about, kind, reference=(path, sha256))
+        return Thumbnail(name, about, kind, reference=(path, sha256))
     picture, shape, problem = _small((root / path).resolve(), sha256)
-    return Shown(name, about, kind, picture, shape, problem, (path, sha256))
+    return Thumbnail(name, about, kind, picture, shape, problem, (path, sha256))
 
 
 @lru_cache(maxsize=512)

@@ -16,7 +16,7 @@ from distillgen.runs.charts import threshold_lines, thresholds
 from distillgen.runs.directory import project_root
 from distillgen.runs.export_media import names_file
 from distillgen.runs.templates import is_turns, template
-from distillgen.runs.thumbnails import Shown, are_files, shown_files
+from distillgen.runs.thumbnails import Thumbnail, are_files, shown_files
 from distillgen.text import display
 from distillgen.viewer import markup
 from distillgen.viewer.comparison import KINDS, Comparison, Pair
@@ -107,7 +107,7 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection, seeds: Seeds | No
     )
 
 
-def _place_of_file(run: int, file: Shown) -> str:
+def _place_of_file(run: int, file: Thumbnail) -> str:
     """Return the address of a picture or sound as it is."""
     path, sha256 = file.reference
     return f"file?{urlencode({'run': run, 'path': path, 'sha256': sha256})}"
