@@ -16,7 +16,7 @@ from distillgen.runs.charts import threshold_lines, thresholds
 from distillgen.runs.directory import project_root
 from distillgen.runs.export_media import names_file
 from distillgen.runs.templates import is_turns, template
-from distillgen.runs.thumbnails import Thumbnail, are_files, shown_files
+from distillgen.runs.thumbnails import MOST_SHOWN, Thumbnail, are_files, shown_files
 from distillgen.text import display
 from distillgen.viewer import markup
 from distillgen.viewer.comparison import KINDS, Comparison, Pair
@@ -100,6 +100,7 @@ def rows_page(runs: Sequence[ViewedRun], selection: Selection, seeds: Seeds | No
         scores=score_names(index),
         chips=list(_chips(selection, file)),
         are_files=are_files,
+        most_shown=MOST_SHOWN,
         shown_files=partial(shown_files, root=project_root(run.run.directory)),
         place_of_file=partial(_place_of_file, runs.index(run)),
         part_file=partial(_part_file, record),

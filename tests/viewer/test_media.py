@@ -85,7 +85,7 @@ def test_large_pictures_are_not_decoded_for_a_page(project, monkeypatch):
     monkeypatch.setattr("distillgen.runs.thumbnails._small", distillgen.runs.thumbnails._small.__wrapped__)
     (shown,) = shown_files(value, project.path)
     assert shown.problem == "30 by 20 pixels are too many to be shown" and not shown.picture
-    assert len(shown_files([value] * 20, project.path)) == 12
+    assert len(shown_files([value] * 20, project.path)) == 6
 
 
 def get(address, **headers):
