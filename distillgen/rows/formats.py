@@ -105,7 +105,8 @@ class Parquet(Writer):
 
     def close(self) -> None:
         """Write the pending rows and the footer."""
-        self._flush()
+        if self.pending:
+            self._flush()
         self.writer.close()
 
 

@@ -207,6 +207,13 @@ def test_every_kind_of_rows_can_name_files(project, ending):
     ] * 2
 
 
+def test_rows_are_counted_without_reading_their_files(project, monkeypatch):
+    put(project, "data/a.png", png())
+    project.write("data/rows.csv", "picture\na.png\n")
+    monkeypatch.setattr(media, "examined", None)
+    assert Source(name="source", path="data/rows.csv", images=["picture"]).count(Project(project.path)) == 1
+
+
 def test_names_that_no_row_has_and_options_that_do_not_fit(project):
     put(project, "data/a.png", png())
     project.rows("data/rows.jsonl", [{"picture": "a.png"}])

@@ -143,6 +143,15 @@ def test_typed_columns_hold_the_bytes(project, monkeypatch, format):
     assert undecoded(loaded, "clip") == [wav("a")] * 4
 
 
+def test_row_groups_of_parquet_end_where_they_hold_many_bytes(project, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    run = carry_out(project, [{"picture": f"files/{name}.png"} for name in "abcd"], images=["picture"])
+    monkeypatch.setattr("distillgen.runs.export.FEW", 1)
+    monkeypatch.setattr("distillgen.rows.formats.MOST_PENDING", 2 * len(png("a")) - 9)
+    export(run, project.path / "out.parquet", ExportOptions(format="parquet"))
+    assert parquet.ParquetFile("out.parquet").num_row_groups == 2
+
+
 def test_a_row_whose_picture_is_gone_or_changed_is_left_out(project):
     run = carry_out(project, ROWS, images=["picture"])
     (project.path / "data/files/a.png").write_bytes(png("other"))
