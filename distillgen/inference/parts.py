@@ -12,19 +12,6 @@ from typing import Any
 KINDS = {"image": "images", "audio": "audio"}
 """The types of parts, each with the capability that a model needs to take it."""
 
-_SIGNS = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-    (b"fLaC", "audio/flac"),
-    (b"ID3", "audio/mpeg"),
-    (b"\xff\xfb", "audio/mpeg"),
-    (b"\xff\xf3", "audio/mpeg"),
-    (b"\xff\xf2", "audio/mpeg"),
-)
-_RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
-
 
 def is_part(value: Any) -> bool:
     """Return whether a part of a message refers to a file."""
@@ -53,10 +40,3 @@ def with_parts(
 def without_file(part: Mapping[str, Any]) -> dict[str, Any]:
     """Return a part as ledger keys hold it: without the place of its file, and without its content."""
     return {name: value for name, value in part.items() if name not in ("path", "data")}
-
-
-def media_of(start: bytes) -> str:
-    """Return the media type of a file that begins with these 12 bytes or more; "" for another kind."""
-    if start[:4] == b"RIFF":
-        return _RIFF.get(start[8:12], "")
-    return next((media for sign, media in _SIGNS if start.startswith(sign)), "")

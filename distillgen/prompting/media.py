@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillgen.inference.parts import KINDS
-from distillgen.record import Unrenderable
-from distillgen.rows.arrays import is_reference
+from distillgen.record import Unrenderable, is_reference
 
 
 @dataclass(frozen=True)

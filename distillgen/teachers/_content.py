@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distillgen.inference.faults import Rejected
-from distillgen.inference.parts import media_of, with_parts
+from distillgen.inference.parts import with_parts
 from distillgen.inference.request import Request
-
-MOST_BYTES = 100 << 20
-"""The largest file that is sent; no provider takes so large a picture."""
+from distillgen.rows.media import HEAD, MOST_BYTES, media_type
 
 _FORMATS = {"audio/wav": "wav", "audio/mpeg": "mp3", "audio/flac": "flac"}
 
@@ -49,7 +47,7 @@ def content(part: Mapping[str, Any], root: Path) -> Content:
         raise Rejected(f"the {word} '{path}' cannot be read: {error.strerror}") from error
     if hashlib.sha256(data).hexdigest() != part["sha256"]:
         raise Rejected(f"the {word} '{path}' has changed since the row was made; run again from the source")
-    media = media_of(data[:12])
+    media = media_type(data[:HEAD])
     if not media.startswith(part["type"]):
         raise Rejected(f"'{path}' is no {word} of a kind that is sent (PNG, JPEG, WebP, GIF; WAV, MP3, FLAC)")
     return Content(media, data)

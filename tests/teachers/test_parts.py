@@ -17,9 +17,9 @@ from aiohttp import web
 import distillgen
 from distillgen.errors import ConfigError, DistillgenError
 from distillgen.inference.faults import Rejected
-from distillgen.inference.parts import media_of
 from distillgen.inference.request import Request
 from distillgen.pipeline.load import load
+from distillgen.rows.media import media_type
 from distillgen.teachers._content import content
 from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion
@@ -201,7 +201,7 @@ def test_a_file_of_another_kind_is_not_sent(tmp_path):
     ],
 )
 def test_the_first_bytes_tell_the_kind(start, media):
-    assert media_of(start) == media
+    assert media_type(start) == media
 
 
 def test_batches_carry_pictures_and_give_the_same_rows(project):
