@@ -378,3 +378,33 @@ def test_a_sound_of_unknown_length_is_whole():
     streamed = bytearray(wav())
     streamed[4:8] = b"\xff" * 4
     assert fault("audio/wav", bytes(streamed)) == ""
+
+
+def test_a_moved_folder_asks_nothing_and_a_changed_picture_asks_its_row(project):
+    for name in "abc":
+        put(project, f"data/{name}.png", png(name))
+    project.rows("data/rows.jsonl", [{"picture": f"{name}.png", "q": name} for name in "abc"])
+    asked = []
+
+    def teacher(request, sample):
+        asked.append(request.messages[-1]["content"][-1]["text"])
+        return "a shape"
+
+    def run(path):
+        asked.clear()
+        generate = {"model": "teacher", "template": "{{ q }}", "output": "answer", "images": ["picture"]}
+        pipeline = {
+            "version": 1,
+            "models": {"teacher": {"provider": "scripted", "model": "echo"}},
+            "stages": [{"source": {"path": path, "images": ["picture"]}}, {"generate": generate}],
+        }
+        kept = distillgen.run(pipeline, out="runs/r", teachers={"teacher": teacher}).kept
+        return [record.id for record in kept], sorted(asked)
+
+    first, texts = run("data/rows.jsonl")
+    assert len(first) == 3 and texts == ["a", "b", "c"]
+    (project.path / "data").rename(project.path / "moved")
+    assert run("moved/rows.jsonl") == (first, [])
+    put(project, "moved/b.png", png("another"))
+    changed, texts = run("moved/rows.jsonl")
+    assert texts == ["b"] and [a == b for a, b in zip(first, changed, strict=True)] == [True, False, True]
