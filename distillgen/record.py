@@ -223,7 +223,8 @@ def is_reference(value: Any) -> bool:
 def _without_places(value: Any) -> Any:
     """Return a value without the paths of the files that it refers to."""
     if isinstance(value, Mapping):
-        hidden = "path" if is_reference(value) else None
+        # a part of a chat turn has also its type
+        hidden = "path" if is_reference({n: v for n, v in value.items() if n != "type"}) else None
         return {name: _without_places(inner) for name, inner in value.items() if name != hidden}
     return [_without_places(inner) for inner in value] if isinstance(value, list | tuple) else value
 

@@ -176,3 +176,14 @@ def test_what_is_written_is_read_back_to_the_digit(value):
     back = loads_own(dumps({"a": [value], "n": {"b": value}}))
     assert back == {"a": [back["a"][0]], "n": {"b": back["a"][0]}} and type(back["a"][0]) is type(value)
     assert back["a"][0] == (value.encode("utf-8", "replace").decode() if isinstance(value, str) else value)
+
+
+def test_a_dialogue_with_a_picture_has_one_digest_wherever_the_file_lies():
+    def turn(path, sha256="a", kind="image"):
+        return [{"role": "user", "content": [{"type": kind, "path": path, "sha256": sha256}]}]
+
+    assert digest(turn("one/a.png")) == digest(turn("two/b.png"))
+    assert len({digest(turn("a", "a")), digest(turn("a", "b")), digest(turn("a", "a", "audio"))}) == 3
+    assert digest({"path": "a", "sha256": "x", "note": "1"}) != digest(
+        {"path": "b", "sha256": "x", "note": "1"}
+    )
