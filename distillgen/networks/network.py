@@ -39,6 +39,8 @@ class Out(NamedTuple):
     """[rows, width]: the last layer before the heads; None if the network has none."""
     tokens: Any = None
     """[rows, tokens, token_width]: the last layer's numbers for each part of a row; None if it has none."""
+    balance: Any = None
+    """How unevenly experts are used, a number: 1 if all are used alike; None if the network has none."""
 
 
 class Network(nn.Module):  # type: ignore[misc]

@@ -330,6 +330,10 @@ class Teaching(Dialogue):
             remedy = "give one, such as student: {mlp: [64, 32]}, or leave out 'inputs' for a language model"
             raise ConfigError(f"fields as inputs are read by a network; {remedy}")
         super().check_student(student, context)
+        for name, part in self._parts(context):
+            if part.experts and student.family and not student.experts:
+                remedy = "give student: {of: NAME, experts: 4, top: 2}, or leave the loss out"
+                raise ConfigError(f"'{name}': the student has no experts; {remedy}")
         if student.template == students.CHAT and student.vocabulary is None:
             for name in self.models():
                 if name not in student.tokens:

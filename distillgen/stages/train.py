@@ -32,6 +32,7 @@ from distillgen.teachers.network import NetworkTeacherSpec
 from distillgen.teachers.transformers import TransformersSpec
 from distillgen.training import students
 from distillgen.training.arms import DIFFERENT, Arm
+from distillgen.training.experts import check_family
 from distillgen.training.job import (
     NEEDED,
     NothingToLearn,
@@ -150,10 +151,11 @@ class Train(TrainingOptions, Stage):
         """Return the student, its peers and its base, for later stages to ask; the bound stage knows where a
         base is.
         """
-        if isinstance(self.student, dict):
+        first = self.experts.of if self.experts else self.student
+        if isinstance(first, dict):
             return self.leaves(students.TINY if self.tiny else "", "", directory, project)
-        base = str(directory / self.student) if students.is_trained(self.student) else self.student
-        return self.leaves(self.student, base, directory, project)
+        base = str(directory / first) if students.is_trained(first) else first
+        return self.leaves(first, base, directory, project)
 
     def leaves(self, first: str, base: str, directory: Path, project: Project) -> dict[str, Spec]:
         """Return the student, its peers and its base, for later stages to ask. `first` is the student before
@@ -236,6 +238,8 @@ class Train(TrainingOptions, Stage):
 
     def _first(self, context: CheckContext, trained: Collection[str]) -> str:
         """Return the student that the training begins with; in rounds, that of the first round."""
+        if self.experts:
+            return self.experts.of
         if isinstance(self.student, dict):
             return students.TINY
         if self.student != students.PREVIOUS:
@@ -280,6 +284,8 @@ class Train(TrainingOptions, Stage):
     def _check_lora(self, learning: Objective) -> None:
         if not self.lora:
             return
+        if self.experts:
+            raise ConfigError("'lora' trains no new experts: leave it out, and train an adapter afterwards")
         if not learning.adapters:
             raise ConfigError(f"objective '{self.objective}' trains all weights: leave out 'lora'")
         learning.check_adapter()
@@ -349,10 +355,12 @@ class Train(TrainingOptions, Stage):
         self, context: CheckContext, learning: Objective, student: str, trained: Mapping[str, _Training]
     ) -> None:
         """Raise ConfigError if the objective cannot train the student."""
-        name, first, template, chain = student, self, "", list[str]()
+        name, first, template, chain, experts = student, self, "", list[str](), False
         while student in trained:  # go back to the model that the first training begins with
             chain.append(student)
             before = trained[student].bound
+            if trained[student].inputs is not None and self.experts:
+                raise ConfigError(f"student: of: '{student}' is a network; experts need a language model")
             if trained[student].inputs is not None:
                 network = _spec_of(student, trained, context.project)
                 self._check_network(context, learning, network, trained)
@@ -364,11 +372,17 @@ class Train(TrainingOptions, Stage):
                     f"'{student}' was trained by '{before.stage.objective}', and cannot go on with this"
                 )
             template = template or first.chat_template or ""
+            experts = experts or before.stage.experts is not None
             first, student, trained = before.stage, before.first, _trainings(before.context)
         root, tiny = context.project.root, first.tiny
         outline = students.outline(student, root, first.revision, fetch=context.fetch, tiny=tiny)
         tokens = [tiny.donor] if tiny and tiny.donor else ()
-        outline = replace(outline, tokens=frozenset([*chain, *tokens]))
+        if self.experts and (experts or outline.experts):
+            raise ConfigError(f"student: of: '{name}' has experts already; go on with student: {name}")
+        if self.experts and outline.family:
+            check_family(outline.family)
+        experts = experts or outline.experts or self.experts is not None
+        outline = replace(outline, tokens=frozenset([*chain, *tokens]), experts=experts)
         template_file = template or first.chat_template
         if template_file:
             text = context.project.file(template_file).read_text(encoding="utf-8")
@@ -456,6 +470,8 @@ class BoundTrain(BoundStage):
         options = stage.model_dump(exclude={"name", "save_every_s"}) | {"student": student}
         if start != self.first:
             options["student"] = _fingerprint(Path(start))
+        if stage.experts:
+            options["experts"] = stage.experts.model_dump()
         if models:
             options["models"] = {name: _fingerprint(folder) for name, folder in models.items()}
         files = {name: file_sha256(path) for name, path in self.files.items()}

@@ -27,6 +27,7 @@ class Language(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self.both = model.config.is_encoder_decoder
+        self.top = getattr(model.config, "num_experts_per_tok", 0)  # experts that a token is sent to
         self.classes = range(model.get_output_embeddings().weight.shape[0])
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
@@ -46,13 +47,17 @@ class Language(nn.Module):  # type: ignore[misc]
         """Return the logits [positions, vocabulary] at the learnt tokens."""
         labels = self._labels(batch)
         read = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        balance = None
         if self.both:
             logits = self.model(**read, labels=labels).logits
+        elif self.top:
+            said = self.model(**read, use_cache=False, output_router_logits=True)
+            logits, balance = said.logits[:, :-1], said.aux_loss / self.top
         else:
             logits = self.model(**read, use_cache=False).logits[:, :-1]
         learnt = labels != IGNORED
         place = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)
-        return Out({"class": logits[learnt].float()}, place[learnt])
+        return Out({"class": logits[learnt].float()}, place[learnt], balance=balance)
 
     def save(self, folder: Path) -> None:
         """Write the model, or its adapter, and the tokenizer to a folder."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from distillgen.errors import did_you_mean
 
-TINY = "tiny"
+TINY, OF = "tiny", "of"
 SPLITS = {"words": r" ?\w+| ?[^\w\s]+|\s", "chars": r"[\s\S]"}
 """The pattern of one token, by what the tokens of a tiny student can be; a word has the space before it."""
 
@@ -73,6 +73,26 @@ class Tiny(BaseModel):
         return None if self.tokens in SPLITS else self.tokens
 
 
+class Experts(BaseModel):
+    """A student with experts in the place of each feed-forward layer, `{of: student-dense, experts: 4}`.
+
+    All experts begin as copies of the layer, and a router, which begins at random, sends each token to `top`
+    of them: before the training, the student says what the dense model says.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    of: str = Field(description="the dense model: an earlier student, a folder, or owner/name on the Hub")
+    experts: int = Field(4, ge=2, description="experts in each layer")
+    top: int = Field(2, ge=1, description="experts that each token is sent to")
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.top > self.experts:
+            raise ValueError(f"top: {self.top} is more than the {self.experts} experts")
+        return self
+
+
 class TrainingOptions(BaseModel):
     """The options that the process reads. The stage adds those that choose the rows."""
 
@@ -82,7 +102,8 @@ class TrainingOptions(BaseModel):
     student: str | dict[str, Any] = Field(
         description="a network as a mapping, such as {mlp: [64, 32]}; or a model's folder, a .gguf file, "
         "owner/name on the Hugging Face Hub, tiny, a tiny one of another size, such as {tiny: {layers: 2, "
-        "width: 96, heads: 4, kind: encoder-decoder, tokens: words}}, or the student of an earlier stage: "
+        "width: 96, heads: 4, kind: encoder-decoder, tokens: words}}, experts made of a dense model, {of: "
+        "student-dense, experts: 4, top: 2}, or the student of an earlier stage: "
         "student, or student-NAME; inside rounds also previous: the student of "
         "the round before, and in the first round the model `start` of the loop"
     )
@@ -137,6 +158,8 @@ class TrainingOptions(BaseModel):
             if len(value) > 1:
                 raise ValueError("the options of a tiny student stand at its name: {tiny: {layers: 2}}")
             Tiny.model_validate(value[TINY] or {})
+        if isinstance(value, dict) and OF in value:
+            Experts.model_validate(value)
         return value
 
     @property
@@ -147,9 +170,18 @@ class TrainingOptions(BaseModel):
         return Tiny.model_validate(self.student[TINY] or {})
 
     @property
+    def experts(self) -> Experts | None:
+        """The experts that the student is made of, if it is a mixture of them."""
+        if isinstance(self.student, str) or OF not in self.student:
+            return None
+        return Experts.model_validate(self.student)
+
+    @property
     def network(self) -> dict[str, Any] | None:
         """The student as a mapping, if it is a network."""
-        return None if isinstance(self.student, str) or TINY in self.student else self.student
+        if isinstance(self.student, str) or TINY in self.student or OF in self.student:
+            return None
+        return self.student
 
     @model_validator(mode="after")
     def _check_launcher(self) -> Self:

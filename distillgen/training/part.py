@@ -51,6 +51,8 @@ class Part(BaseModel):
     """Whether it draws validation rows."""
     labels: ClassVar[bool] = False
     """Whether it learns from labels, so that networks need `label`."""
+    experts: ClassVar[bool] = False
+    """Whether it reads how a mixture of experts sends its tokens."""
     tokens: ClassVar[bool] = True
     """Whether it takes the tokens of a language model; if not, it takes rows with one position."""
 

@@ -32,6 +32,7 @@ from distillgen.platforms import lock
 from distillgen.project import Project, user_error
 from distillgen.record import loads_own
 from distillgen.training import students
+from distillgen.training.experts import write_experts
 from distillgen.training.hardware import described
 from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.job import TrainingJob
@@ -156,6 +157,8 @@ def train(folder: Path, job: TrainingJob) -> None:
                 tiny=tiny,
                 tokens=job.models[tiny.donor] if tiny and tiny.donor else None,
             )
+        if experts := job.options.experts:
+            student = str(write_experts(student, folder / "experts", experts, job.options.revision))
     progress.say("counting tokens")
     inputs = _inputs(folder, job, student, learning, project)
     prepared = learning.prepare(inputs)
@@ -324,6 +327,7 @@ def _write_manifest(
         trainer.state,
         getattr(prepared.student or trainer.model, "config", None),
     )
+    start = job.start if options.experts else inputs.student
     joules = [session["joules"] for session in progress.sessions]
     curve = [[entry["step"], entry["loss"]] for entry in state.log_history if "loss" in entry]
     if lost := sum(not math.isfinite(loss) for _, loss in curve):
@@ -331,7 +335,7 @@ def _write_manifest(
     before = json.loads((folder / "base.json").read_bytes()) if after else None
     manifest = {
         "student": options.student,
-        "base": "base" if (folder / "student" / "base").exists() else inputs.student or None,
+        "base": "base" if (folder / "student" / "base").exists() else start or None,
         "revision": options.revision or getattr(config, "_commit_hash", None),
         "kind": "network" if is_network(folder / "student") else "adapter" if options.lora else "model",
         "api": inputs.api,

@@ -110,6 +110,10 @@ class Outline:
     """The names of the layers; empty if they are unknown."""
     tokens: frozenset[str] = frozenset()
     """The earlier students whose tokens it has."""
+    family: str | None = None
+    """The family of models that it is of, as transformers names it."""
+    experts: bool = False
+    """Whether tokens are sent to experts."""
 
 
 def outline(
@@ -125,7 +129,9 @@ def outline(
         special = {"eos_token": "<|im_end|>", "pad_token": "<|end|>"}
         kind: Kind = "causal" if size.kind == "decoder" else "seq2seq"
         template = CHAT if kind == "causal" else None
-        return Outline(kind, template, special=special, layers=frozenset(tiny_layers(size)))
+        family = "llama" if kind == "causal" else "t5"
+        layers = frozenset(tiny_layers(size))
+        return Outline(kind, template, special=special, layers=layers, family=family)
     if student in SHIPPED:
         return Outline("encoder")
     if is_gguf(student):
@@ -177,7 +183,15 @@ def _outlined(file: Callable[[str], Path], root: Path) -> Outline:
     if not config:
         return replace(base, template=template, special=special) if tokenizer else base
     size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
-    return Outline(_kind(config), template, special=special, vocabulary=size, layers=_layers(file))
+    return Outline(
+        _kind(config),
+        template,
+        special=special,
+        vocabulary=size,
+        layers=_layers(file),
+        family=config.get("model_type"),
+        experts="num_experts_per_tok" in config,
+    )
 
 
 def _kind(config: Mapping[str, Any]) -> Kind | None:
