@@ -14,8 +14,8 @@ ASKED = {
 
 
 def residents(*, seed: int, people: int = 120, paired: float = 0.5) -> Iterator[dict[str, Any]]:
-    """Yield three facts of each person, in two phrasings: `prompt`, the true `chosen`, and `rejected`, true of
-    another person.
+    """Yield three facts of each person, in two phrasings: `prompt`, the true `chosen`, and `rejected`,
+    which is true of another person.
 
     `pair` is true of the first phrasing for the share `paired` of the people, with a row for each value that
     is rejected; `learn` and `ask` are true of one row for each fact and phrasing, `ask` of the second

@@ -1,4 +1,4 @@
-"""The recipe llava-mod: experts, a mimic stage on the answers' tokens, and a teacher as recorded reference."""
+"""The recipe llava-mod: experts, a mimic stage on the answers' tokens, a teacher as recorded reference."""
 
 import importlib.util
 import math
@@ -54,7 +54,11 @@ def changed(stage: str, **options) -> dict:
     ],
 )
 def test_what_gets_no_experts_is_refused_before_anything_is_trained(
-    project, installed, stage, options, message  # noqa: F811
+    project,
+    installed,  # noqa: F811
+    stage,
+    options,
+    message,
 ):
     with pytest.raises(ConfigError, match=re.escape(message)):
         distillgen.load(changed(stage, **options))

@@ -12,7 +12,9 @@ def test_a_mixture_has_at_least_two_experts_and_no_more_choices_than_experts():
     assert options.experts == Experts(of="student-dense", experts=4, top=2) and options.network is None
     with pytest.raises(ValueError, match="top: 5 is more than the 4 experts"):
         TrainingOptions(student={"of": "student-dense", "top": 5})
-    with pytest.raises(ConfigError, match="a model of the family 'gpt2' gets no experts; take llama, mistral"):
+    with pytest.raises(
+        ConfigError, match="a model of the family 'gpt2' gets no experts; take llama, mistral"
+    ):
         check_family("gpt2")
 
 
