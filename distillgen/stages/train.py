@@ -32,7 +32,7 @@ from distillgen.teachers.network import NetworkTeacherSpec
 from distillgen.teachers.transformers import TransformersSpec
 from distillgen.training import students
 from distillgen.training.arms import DIFFERENT, Arm
-from distillgen.training.experts import check_family
+from distillgen.training.experts import check_family, check_width
 from distillgen.training.job import (
     NEEDED,
     NothingToLearn,
@@ -381,6 +381,7 @@ class Train(TrainingOptions, Stage):
             raise ConfigError(f"student: of: '{name}' has experts already; go on with student: {name}")
         if self.experts and outline.family:
             check_family(outline.family)
+            check_width(tiny.feed_forward if tiny else 0)
         experts = experts or outline.experts or self.experts is not None
         outline = replace(outline, tokens=frozenset([*chain, *tokens]), experts=experts)
         template_file = template or first.chat_template

@@ -10,15 +10,23 @@ from distillgen.training.options import Experts
 
 FAMILIES = {"llama": "mixtral", "mistral": "mixtral", "qwen3": "qwen3_moe"}
 """The family of the mixture, by that of the dense model."""
-OWN = ("model_type", "architectures", "transformers_version")  # of a configuration: the family's own
+STEP = 4  # 16 bytes of float32
+KEPT = ("model_type", "architectures", "transformers_version")  # of a configuration: the family's own
 BIASES = ("attention_bias", "mlp_bias")  # Mixtral has none
 
 
 def check_family(family: str) -> None:
     """Raise ConfigError if no mixture of experts is known for a family of models."""
     if family not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise ConfigError(f"student: of: a model of the family '{family}' gets no experts; take {known}")
+        families = ", ".join(FAMILIES)
+        raise ConfigError(f"student: of: a model of the family '{family}' gets no experts; take {families}")
+
+
+def check_width(width: int) -> None:
+    """Raise ConfigError if the experts' layers are of a size that torch cannot multiply in groups."""
+    if width % STEP:
+        widths = "widths, of the model and of its feed-forward layers,"
+        raise ConfigError(f"student: of: experts need {widths} that are multiples of {STEP}; one is {width}")
 
 
 def write_experts(dense: str, folder: Path, size: Experts, revision: str | None = None) -> Path:
@@ -50,11 +58,17 @@ def _configuration(dense: Any, size: Experts) -> Any:
 
     check_family(dense.model_type)
     family = FAMILIES[dense.model_type]
+    for width in (dense.hidden_size, dense.intermediate_size):
+        check_width(width)
     if family == "mixtral" and any(getattr(dense, bias, False) for bias in BIASES):
         raise ConfigError("student: of: a model whose layers have biases gets no experts")
-    known = {*AutoConfig.for_model(family).to_dict(), "head_dim"} - {*OWN}
-    shape = {name: value for name, value in dense.to_dict().items() if name in known}
-    experts = {"num_experts": size.experts, "num_experts_per_tok": size.top, "router_aux_loss_coef": 0.0}
+    names = {*AutoConfig.for_model(family).to_dict(), "head_dim"} - {*KEPT}
+    shape = {name: value for name, value in dense.to_dict().items() if name in names}
+    experts: dict[str, Any] = {
+        "num_experts": size.experts,
+        "num_experts_per_tok": size.top,
+        "router_aux_loss_coef": 0.0,
+    }
     if family == "mixtral":
         experts["num_local_experts"] = experts.pop("num_experts")
     else:

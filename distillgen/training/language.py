@@ -51,8 +51,8 @@ class Language(nn.Module):  # type: ignore[misc]
         if self.both:
             logits = self.model(**read, labels=labels).logits
         elif self.top:
-            said = self.model(**read, use_cache=False, output_router_logits=True)
-            logits, balance = said.logits[:, :-1], said.aux_loss / self.top
+            output = self.model(**read, use_cache=False, output_router_logits=True)
+            logits, balance = output.logits[:, :-1], output.aux_loss / self.top
         else:
             logits = self.model(**read, use_cache=False).logits[:, :-1]
         learnt = labels != IGNORED

@@ -68,6 +68,11 @@ class Tiny(BaseModel):
         return self
 
     @property
+    def feed_forward(self) -> int:
+        """The width of the feed-forward layers."""
+        return self.width * 11 // 4
+
+    @property
     def donor(self) -> str | None:
         """The earlier student whose tokens it takes."""
         return None if self.tokens in SPLITS else self.tokens

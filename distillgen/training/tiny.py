@@ -74,7 +74,7 @@ def _decoder(size: Tiny, tokenizer: Any) -> Any:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    shape = {"hidden_size": size.width, "intermediate_size": size.width * 11 // 4}
+    shape = {"hidden_size": size.width, "intermediate_size": size.feed_forward}
     shape |= {"num_hidden_layers": size.layers, "num_attention_heads": size.heads}
     return LlamaForCausalLM(
         LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, **shape, **ends)
@@ -89,7 +89,7 @@ def _encoder_decoder(size: Tiny, tokenizer: Any) -> Any:
             vocab_size=len(tokenizer),
             d_model=size.width,
             d_kv=size.width // size.heads,
-            d_ff=size.width * 11 // 4,
+            d_ff=size.feed_forward,
             num_layers=size.layers,
             num_heads=size.heads,
             dropout_rate=0.0,

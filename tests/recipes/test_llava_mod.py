@@ -37,7 +37,7 @@ def changed(stage: str, **options) -> dict:
     for entry in pipeline["stages"]:
         ((kind, inner),) = entry.items()
         if inner.get("name", kind) == stage:
-            inner.pop("arms")
+            inner.pop("arms", None)
             inner |= options
     return pipeline
 
@@ -49,6 +49,7 @@ def changed(stage: str, **options) -> dict:
         ("sparse", {"student": {"of": "student-dens"}}, "no earlier stage trains 'student-dens'; did you"),
         ("sparse", {"student": {"of": "student-dense", "top": 5}}, "top: 5 is more than the 4 experts"),
         ("sparse", {"student": {"of": "student-dense", "expert": 5}}, "expert"),
+        ("dense", {"student": {"tiny": {"width": 8, "heads": 2, "tokens": "student-big"}}}, "one is 22"),
         ("sparse", {"lora": {"r": 4}}, "'lora' trains no new experts: leave it out"),
         ("train", {"student": {"of": "student-sparse"}}, "'student-sparse' has experts already"),
     ],

@@ -3,7 +3,7 @@
 import pytest
 
 from distillgen.errors import ConfigError
-from distillgen.training.experts import FAMILIES, check_family
+from distillgen.training.experts import FAMILIES, check_family, check_width
 from distillgen.training.options import Experts, Tiny, TrainingOptions
 
 
@@ -16,6 +16,9 @@ def test_a_mixture_has_at_least_two_experts_and_no_more_choices_than_experts():
         ConfigError, match="a model of the family 'gpt2' gets no experts; take llama, mistral"
     ):
         check_family("gpt2")
+    check_width(24)
+    with pytest.raises(ConfigError, match="multiples of 4; one is 22"):
+        check_width(22)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,67 @@
+"""The arms of the recipe llava-mod over several seeds: the share of wrong answers, which are what is true of
+somebody else, as mean and standard error over seeds, and paired differences with an interval of 95 % (t).
+
+Regenerate: python -m tests.benchmarks.llava_mod --seeds 5
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from statistics import fmean, stdev
+
+ARMS = "big dense sparse sparse-plain train train-self train-shuffled train-plain".split()
+PAIRS = [
+    ("train", "sparse"),
+    ("train-shuffled", "sparse"),
+    ("train", "train-shuffled"),
+    ("train", "train-self"),
+    ("sparse", "sparse-plain"),
+    ("train", "train-plain"),
+]
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+GROUPS = ("True", "False")
+
+
+def student(arm: str) -> str:
+    """The name under which a stage's student is asked."""
+    return "student" if arm == "train" else f"student-{arm.removeprefix('train-')}"
+
+
+def wrong(out: Path, seed: int) -> dict[str, dict[str, float]]:
+    """The share of wrong answers by arm and by whether there were pairs; a finished run is not run again."""
+    import distillgen
+
+    run = distillgen.run("llava-mod", out=out / f"seed-{seed}", sets=[f"seed={seed}"])
+    groups = json.loads((run.directory / "evaluation.json").read_text())["groups"]
+    return {arm: {paired: 1 - groups[student(arm)][paired]["exact"] for paired in GROUPS} for arm in ARMS}
+
+
+def error(values: list[float]) -> float:
+    """The standard error of a mean."""
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/llava-mod-arms"))
+    options = parser.parse_args()
+    seeds = [wrong(options.out, seed) for seed in range(options.seeds)]
+    print("| arm | people with pairs | people without |\n|---|---|---|")
+    for arm in ARMS:
+        shares = [[100 * seed[arm][paired] for seed in seeds] for paired in GROUPS]
+        print(f"| `{arm}` |", " | ".join(f"{fmean(each):.1f} ± {error(each):.1f}" for each in shares), "|")
+    for arm, other in PAIRS:
+        for paired in GROUPS:
+            gaps = [100 * (seed[arm][paired] - seed[other][paired]) for seed in seeds]
+            half = T95.get(len(gaps), 1.96) * error(gaps)
+            mean = fmean(gaps)
+            print(
+                f"{arm} minus {other}, pairs {paired}: {mean:.1f} [{mean - half:.1f}, {mean + half:.1f}]",
+                [round(gap, 1) for gap in gaps],
+            )
+
+
+if __name__ == "__main__":
+    main()
