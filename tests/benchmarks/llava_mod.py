@@ -20,7 +20,7 @@ PAIRS = [
     ("train", "train-plain"),
 ]
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-GROUPS = ("True", "False")
+GROUPS = ("true", "false")
 
 
 def student(arm: str) -> str:
