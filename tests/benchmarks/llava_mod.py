@@ -1,5 +1,6 @@
-"""The arms of the recipe llava-mod over several seeds: the share of wrong answers, which are what is true of
-somebody else, as mean and standard error over seeds, and paired differences with an interval of 95 % (t).
+"""The arms of the recipe llava-mod over several seeds: the share of wrong answers, as mean and standard error
+over seeds, and paired differences with an interval of 95 % (t); and how many of the wrong answers of each
+seed are swapped, that is, are what is asked for of somebody else.
 
 Regenerate: python -m tests.benchmarks.llava_mod --seeds 5
 """
@@ -37,6 +38,22 @@ def wrong(out: Path, seed: int) -> dict[str, dict[str, float]]:
     return {arm: {paired: 1 - groups[student(arm)][paired]["exact"] for paired in GROUPS} for arm in ARMS}
 
 
+def swapped(out: Path, seed: int) -> dict[str, int]:
+    """The number of wrong answers, by arm, that are another value of what is asked for."""
+    from distillgen.project import home, load_function
+
+    values = (
+        load_function("data/residents.py:residents", home("data").parent)[0].__globals__["ASKED"].values()
+    )
+    kinds = [{f" {value}" for value in of_kind} for _, of_kind in values]
+    counts = dict.fromkeys(map(student, ARMS), 0)
+    for line in (out / f"seed-{seed}" / "evaluation.jsonl").read_text().splitlines():
+        answer = json.loads(line)
+        said, gold = answer["answer"], answer["gold"]
+        counts[answer["model"]] += said != gold and any({said, gold} <= kind for kind in kinds)
+    return {arm: counts[student(arm)] for arm in ARMS}
+
+
 def error(values: list[float]) -> float:
     """The standard error of a mean."""
     return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
@@ -52,6 +69,9 @@ def main() -> None:
     for arm in ARMS:
         shares = [[100 * seed[arm][paired] for seed in seeds] for paired in GROUPS]
         print(f"| `{arm}` |", " | ".join(f"{fmean(each):.1f} ± {error(each):.1f}" for each in shares), "|")
+    of_seeds = [swapped(options.out, seed) for seed in range(options.seeds)]
+    for arm in ARMS:
+        print(f"swapped, of 360, {arm}:", [counts[arm] for counts in of_seeds])
     for arm, other in PAIRS:
         for paired in GROUPS:
             gaps = [100 * (seed[arm][paired] - seed[other][paired]) for seed in seeds]
