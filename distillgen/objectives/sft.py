@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from distillgen.errors import ConfigError
+from distillgen.extras import need
 from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Signal
+from distillgen.inference.model_class import model_class, sees
 from distillgen.inference.opening import text_start
 from distillgen.record import FieldName, Record
-from distillgen.training.chat_template import Turns, marks_answers
-from distillgen.training.dialogue import Dialogue, lengths
+from distillgen.training.chat_template import Turns, marks_answers, rendered
+from distillgen.training.dialogue import CHAT, Dialogue, lengths, turns_of
 from distillgen.training.inputs import Api, Prepared, TrainingInputs
+from distillgen.training.pictures import IMAGES, references, seen, shown, with_pictures
 from distillgen.training.rows import Assessment, Row, RowSelection, Unusable, cut, fit, uncut
 from distillgen.training.students import Outline
 
@@ -24,10 +28,13 @@ class Sft(Dialogue):
 
     With `text` the student learns plain texts, each between end tokens, so that it also learns their first
     tokens. Its tokenizer then writes the token before every text, if it did not.
+
+    With `images` the student sees the pictures to which fields refer, before the text of the user's last
+    turn, as a model sees them that a stage asks with `images`.
     """
 
     packages = ("trl",)
-    kinds = frozenset({"causal", "seq2seq"})
+    kinds = frozenset({"causal", "seq2seq", "vision"})
 
     loss: Literal["completion", "assistant", "all"] = Field(
         "completion",
@@ -47,13 +54,29 @@ class Sft(Dialogue):
         "max_length; a text cannot see another",
     )
 
+    images: list[FieldName] = Field(
+        [],
+        description="fields with pictures, each with a reference or a list of references, for a student that "
+        "sees; a text as the prompt is then a turn of the user",
+    )
+    _root: Path = PrivateAttr(Path())
+
     @model_validator(mode="after")
     def _plain(self) -> Self:
         if self.text and (self.loss != "completion" or self.packing):
             raise ValueError("a text is learnt whole: leave out 'loss', and give 'pack' instead of 'packing'")
         if self.pack and not self.text:
             raise ValueError("'pack' is for plain texts, which 'text' names; give packing: true")
+        if self.images and (self.text or self.packing or self.loss == "all"):
+            option = "text" if self.text else "packing" if self.packing else "loss: all"
+            raise ValueError(f"pictures belong to a prompt with its answer: leave out '{option}' or 'images'")
         return self
+
+    def bound(self, context: CheckContext, earlier: Mapping[str, Sequence[str] | None]) -> Self:
+        """Return the objective with the folder in which the pictures are."""
+        learning = self.model_copy()
+        learning._root = context.project.root
+        return learning
 
     def check(self, context: CheckContext) -> None:
         """Raise ConfigError if the records lack the text; loss: assistant needs chat turns."""
@@ -63,6 +86,12 @@ class Sft(Dialogue):
         super().check(context)
         if self.loss == "assistant":
             context.need(self.messages, "loss: assistant")
+        for name in self.images:
+            context.need(name, "images")
+        if self.images and self.tools in context.fields:
+            raise ConfigError(f"a dialogue with '{self.tools}' has no pictures: leave out 'images'")
+        if self.images:
+            need("'images' of objective 'sft'", "PIL")
 
     def check_student(self, student: Outline, context: CheckContext) -> None:
         """Raise ConfigError if the student cannot learn these tokens.
@@ -70,7 +99,12 @@ class Sft(Dialogue):
         An encoder-decoder learns completions only; loss: assistant needs a template that marks the
         assistant's text.
         """
+        if self.images and student.sees is False:
+            remedy = "give one that does: {tiny: {kind: vision}}, or a vision-language model"
+            raise ConfigError(f"it sees no pictures; {remedy}, or leave out 'images'")
         super().check_student(student, context)
+        if self.images and student.template:
+            self._check_pictures(student, context)
         if student.kind == "seq2seq" and self.text:
             raise ConfigError("an encoder-decoder learns a prompt and its completion, no plain text")
         if student.kind == "seq2seq" and (self.loss != "completion" or self.packing):
@@ -84,13 +118,27 @@ class Sft(Dialogue):
                     message = "its chat template does not mark the assistant's text ({% generation %})"
                     raise ConfigError(f"loss: assistant: {message}; {remedy}")
 
+    def _check_pictures(self, student: Outline, context: CheckContext) -> None:
+        """Raise ConfigError if the student's chat template writes the same with and without a picture."""
+        for turns in super().chats(context) or [CHAT]:
+            texts = {
+                rendered(str(student.template), with_pictures(turns, count), student.special)[0]
+                for count in (0, 1)
+            }
+            if len(texts) == 1:
+                remedy = "give one that does with chat_template: FILE.jinja"
+                raise ConfigError(f"its chat template has no place for pictures; {remedy}")
+
     def chats(self, context: CheckContext) -> Sequence[Turns]:
-        """Return no turns for plain texts."""
-        return () if self.text else super().chats(context)
+        """Return no turns for plain texts, and turns with pictures where the student sees some."""
+        if self.text:
+            return ()
+        chats = super().chats(context)
+        return [with_pictures(turns, 1) for turns in chats or [CHAT]] if self.images else chats
 
     def api(self, row: Row) -> Api:
         """Return whether the prompt is a text or chat turns; a plain text is continued."""
-        return "completions" if self.text else super().api(row)
+        return "chat" if self.images else "completions" if self.text else super().api(row)
 
     def answers(self) -> tuple[str, ...]:
         """Return the completion's column. Raises ConfigError for a plain text, and for loss: assistant."""
@@ -106,12 +154,24 @@ class Sft(Dialogue):
         """Return the turns, or the prompt and its completion, or the plain text."""
         if self.text:
             return {"text": self._text(record)}
+        if self.images:
+            return self._seen(record)
         if self.loss != "assistant":
             return self.example(record) | self.offered(record)
         turns = self.turns(record)
         if all(turn["role"] != "assistant" for turn in turns):
             raise Unusable(f"no turn in '{self.messages}' is the assistant's")
         return {"messages": turns} | self.offered(record)
+
+    def _seen(self, record: Record) -> Row:
+        """Return chat turns with the references to their pictures. Raises Unusable."""
+        pictures = {IMAGES: references(record, self.images, self._root)}
+        if self.loss == "assistant":
+            return {"messages": self.turns(record), **pictures}
+        example = self.example(record)
+        roles = {"prompt": "user", "completion": "assistant"}
+        turns = {name: turns_of(example[name], name, role) for name, role in roles.items()}
+        return turns | pictures
 
     def _text(self, record: Record) -> str:
         text = record.fields.get(str(self.text))
@@ -121,16 +181,22 @@ class Sft(Dialogue):
 
     def prepare(self, inputs: TrainingInputs) -> Prepared:
         """Prepare TRL's SFTTrainer; for an encoder-decoder transformers' own trainer."""
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig
 
-        if AutoConfig.from_pretrained(inputs.student, revision=inputs.revision).is_encoder_decoder:
+        configuration = AutoConfig.from_pretrained(inputs.student, revision=inputs.revision)
+        if configuration.is_encoder_decoder:
             return self._sequence_to_sequence(inputs)
         from trl import SFTConfig, SFTTrainer
 
-        tokenizer, model, max_length = inputs.load(AutoModelForCausalLM)
+        tokenizer, model, max_length = inputs.load(model_class(configuration))
+        processor = inputs.processor(tokenizer) if sees(configuration) else tokenizer
         max_length = min(self.pack or max_length, max_length)
-        select = _whole_texts if self.text else _examples
-        rows = select(inputs.rows, tokenizer, max_length)
+        root = inputs.project.root
+        if self.images:
+            rows = seen(inputs.rows, processor, root, max_length)
+        else:
+            rows = (_whole_texts if self.text else _examples)(inputs.rows, tokenizer, max_length)
+        parts = shown(rows, root) if self.images else rows.parts
         config = SFTConfig(
             **(_one_by_one(inputs.arguments) if self.pack else inputs.arguments),
             max_length=max_length,
@@ -142,9 +208,9 @@ class Sft(Dialogue):
         trainer = SFTTrainer(
             model,
             config,
-            train_dataset=rows.parts["train"],
-            eval_dataset=rows.parts.get("held_out"),
-            processing_class=tokenizer,
+            train_dataset=parts["train"],
+            eval_dataset=parts.get("held_out"),
+            processing_class=processor,
             peft_config=inputs.peft("CAUSAL_LM"),
         )
         return Prepared(trainer, rows.counts)

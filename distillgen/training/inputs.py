@@ -73,6 +73,21 @@ class TrainingInputs:
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         return tokenizer
 
+    def processor(self, tokenizer: Any) -> Any:
+        """Load what makes tokens and pixels of a row, around the student's tokenizer.
+
+        Return the tokenizer if the student has no such files.
+        """
+        from transformers import AutoProcessor
+
+        processor = AutoProcessor.from_pretrained(self.student, revision=self.revision)
+        if not hasattr(processor, "tokenizer"):
+            return tokenizer
+        if self.api == "chat" and self.chat_template is None and processor.chat_template:
+            tokenizer.chat_template = processor.chat_template  # older folders keep it with the processor alone
+        processor.tokenizer, processor.chat_template = tokenizer, tokenizer.chat_template
+        return processor
+
     def row_length(self, tokenizer: Any, limit: int | None = None) -> int:
         """Return the most tokens of a row that `max_length`, the tokenizer and the model allow."""
         length: int = min(self.max_length, tokenizer.model_max_length, limit or self.max_length)
@@ -96,7 +111,7 @@ class TrainingInputs:
         model = model_class.from_pretrained(
             self.student, revision=self.revision, dtype=self.dtype or "float32", **options
         )
-        limit = getattr(model.config, "max_position_embeddings", None)
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         return LoadedStudent(tokenizer, model, self.row_length(tokenizer, limit))
 
     def peft(self, task: str) -> Any:

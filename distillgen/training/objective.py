@@ -28,6 +28,7 @@ from distillgen.training.sources import Source
 MODELS: Mapping[students.Kind, str] = {
     "causal": "a model that writes texts (causal)",
     "seq2seq": "an encoder-decoder",
+    "vision": "one that sees pictures",
     "encoder": "an encoder",
 }
 Gives = Literal["text", "classes", "scores", "vectors"]

@@ -13,6 +13,8 @@ from distillgen.errors import did_you_mean
 TINY, OF = "tiny", "of"
 SPLITS = {"words": r" ?\w+| ?[^\w\s]+|\s", "chars": r"[\s\S]"}
 """The pattern of one token, by what the tokens of a tiny student can be; a word has the space before it."""
+PATCH = 8
+"""The side of the squares into which a tiny student cuts a picture, in pixels."""
 
 
 class Lora(BaseModel):
@@ -51,8 +53,16 @@ class Tiny(BaseModel):
     layers: int = Field(2, ge=1, description="layers of attention")
     width: int = Field(128, ge=4, description="numbers for each token, a multiple of twice `heads`")
     heads: int = Field(4, ge=1, description="heads of attention in a layer")
-    kind: Literal["decoder", "encoder-decoder"] = Field(
-        "decoder", description="decoder, or encoder-decoder, which reads all of a prompt at once, as T5 does"
+    kind: Literal["decoder", "encoder-decoder", "vision"] = Field(
+        "decoder",
+        description="decoder, encoder-decoder, which reads all of a prompt at once, as T5 does, or vision, "
+        "a decoder that sees pictures",
+    )
+    pixels: int | None = Field(
+        None,
+        ge=PATCH,
+        description=f"of kind vision: side of the square to which pictures are scaled, a multiple of {PATCH}; "
+        "default: 32",
     )
     tokens: str | None = Field(
         None, description="words, chars, or the earlier student whose tokens it takes; default: byte pairs"
@@ -65,6 +75,10 @@ class Tiny(BaseModel):
             raise ValueError(f"tokens: {self.tokens} is neither words, chars nor an earlier student{close}")
         if self.width % (2 * self.heads):
             raise ValueError(f"width: {self.width} is no multiple of twice its {self.heads} heads")
+        if self.pixels and self.kind != "vision":
+            raise ValueError(f"a {self.kind} sees no pictures: leave out 'pixels', or give kind: vision")
+        if self.pixels and self.pixels % PATCH:
+            raise ValueError(f"pixels: {self.pixels} is no multiple of {PATCH}")
         return self
 
     @property

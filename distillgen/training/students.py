@@ -13,16 +13,18 @@ from typing import Any, Literal
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.inference.gguf_file import check_gguf
+from distillgen.inference.model_class import model_class, sees
 from distillgen.inference.spec import Spec
 from distillgen.inference.weights import KNOWN_MODELS, SHIPPED, find_weights, shipped
 from distillgen.project import file_sha256
 from distillgen.training.options import TINY as TINY
 from distillgen.training.options import Tiny
 from distillgen.training.tiny import CHAT as CHAT
+from distillgen.training.tiny import CHAT_WITH_PICTURES
 from distillgen.training.tiny import VOCABULARY as VOCABULARY
 from distillgen.training.tiny import tiny_layers, write_tiny
 
-Kind = Literal["causal", "seq2seq", "encoder"]
+Kind = Literal["causal", "seq2seq", "vision", "encoder"]
 ENCODERS = frozenset(
     "albert bert camembert convbert deberta deberta-v2 distilbert electra ernie esm funnel longformer "
     "mobilebert modernbert mpnet nomic_bert roberta squeezebert xlm-roberta".split()
@@ -98,6 +100,9 @@ class Outline:
     """Properties of a student that its small files tell before it is loaded."""
 
     kind: Kind | None = None
+    """Vision is that of a tiny student: some families that see can also be loaded as causal, others cannot."""
+    sees: bool | None = None
+    """Whether it takes pictures; None if its files were not read."""
     template: str | None = None
     """The chat template."""
     read: bool = True
@@ -116,6 +121,13 @@ class Outline:
     """Whether tokens are sent to experts."""
 
 
+_TINY: Mapping[str, tuple[Kind, str | None]] = {
+    "decoder": ("causal", CHAT),
+    "encoder-decoder": ("seq2seq", None),
+    "vision": ("vision", CHAT_WITH_PICTURES),
+}
+
+
 def outline(
     student: str, root: Path, revision: str | None = None, *, fetch: bool = False, tiny: Tiny | None = None
 ) -> Outline:
@@ -127,15 +139,13 @@ def outline(
     if student == TINY:
         size = tiny or Tiny()
         special = {"eos_token": "<|im_end|>", "pad_token": "<|end|>"}
-        kind: Kind = "causal" if size.kind == "decoder" else "seq2seq"
-        template = CHAT if kind == "causal" else None
-        family = "llama" if kind == "causal" else "t5"
-        layers = frozenset(tiny_layers(size))
-        return Outline(kind, template, special=special, layers=layers, family=family)
+        kind, template = _TINY[size.kind]
+        layers, family = frozenset(tiny_layers(size)), {"causal": "llama", "seq2seq": "t5"}.get(kind)
+        return Outline(kind, kind == "vision", template, special=special, layers=layers, family=family)
     if student in SHIPPED:
-        return Outline("encoder")
+        return Outline("encoder", sees=False)
     if is_gguf(student):
-        return _outline_of_gguf(find_weights(student, root)) if fetch else Outline("causal", read=False)
+        return _outline_of_gguf(find_weights(student, root)) if fetch else Outline("causal", False, read=False)
     folder = local(student, root)
     if folder:
         return _outlined(lambda name: folder / name, root)
@@ -177,6 +187,7 @@ def _outlined(file: Callable[[str], Path], root: Path) -> Outline:
     template_file = file("chat_template.jinja")
     if template_file.is_file():
         template = template_file.read_text(encoding="utf-8")
+    template = template or _json(file("chat_template.json")).get("chat_template")
     words = {name: value for name, value in tokenizer.items() if name.endswith("_token")}
     special = {name: value["content"] if isinstance(value, dict) else value for name, value in words.items()}
     special = {name: value for name, value in special.items() if isinstance(value, str)}
@@ -185,6 +196,7 @@ def _outlined(file: Callable[[str], Path], root: Path) -> Outline:
     size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
     return Outline(
         _kind(config),
+        "vision_config" in config,
         template,
         special=special,
         vocabulary=size,
@@ -220,7 +232,7 @@ def _outline_of_gguf(file: Path) -> Outline:
         header = GGUFReader(file).fields.get("tokenizer.chat_template")
     except (ValueError, OSError, IndexError) as error:
         raise ConfigError(f"the GGUF file {file} cannot be read: {error}") from error
-    return Outline("causal", str(header.contents()) if header else None)
+    return Outline("causal", False, str(header.contents()) if header else None)
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -271,11 +283,14 @@ def _merged(adapter: Path, folder: Path) -> Path:
     """Write a model with its adapter merged into the weights, so that any training can continue from it."""
     if (folder / "tokenizer_config.json").exists():  # written last
         return folder
-    from peft import AutoPeftModelForCausalLM
-    from transformers import AutoTokenizer
+    from peft import PeftConfig, PeftModel
+    from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
-    AutoPeftModelForCausalLM.from_pretrained(adapter).merge_and_unload().save_pretrained(folder)
-    AutoTokenizer.from_pretrained(adapter).save_pretrained(folder)
+    base = str(PeftConfig.from_pretrained(adapter).base_model_name_or_path)
+    config = AutoConfig.from_pretrained(base)
+    model = PeftModel.from_pretrained(model_class(config).from_pretrained(base), adapter)
+    model.merge_and_unload().save_pretrained(folder)
+    (AutoProcessor if sees(config) else AutoTokenizer).from_pretrained(adapter).save_pretrained(folder)
     return folder
 
 

@@ -7,11 +7,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from distillgen.training.options import SPLITS, Tiny
+from distillgen.training.options import PATCH, SPLITS, Tiny
 
 VOCABULARY, CONTEXT = 2048, 1024
 MOST_TOKENS = 1 << 16  # of words or characters: rarer ones are unknown
+PIXELS = 32
 PAD, START, END, UNKNOWN = "<|end|>", "<|im_start|>", "<|im_end|>", "<|unknown|>"
+IMAGE = "<image>"
 ROLES = ("system\n", "user\n", "assistant\n")
 DECODER = [f"self_attn.{part}_proj" for part in "qkvo"] + [
     f"mlp.{part}_proj" for part in ("gate", "up", "down")
@@ -25,11 +27,24 @@ CHAT = (
 )
 """The tiny student's chat template, which marks the assistant's text for trainers."""
 
+CHAT_WITH_PICTURES = (
+    "{% macro text(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content %}"
+    "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}{% endif %}{% endmacro %}"
+) + CHAT.replace("m.content", "text(m.content)")
+"""The same for turns that consist of pictures and texts."""
+
 
 def tiny_layers(size: Tiny) -> list[str]:
     """Return the names of the layers that an adapter can change, of one block of each kind."""
     if size.kind == "decoder":
         return [f"model.layers.0.{name}" for name in DECODER]
+    if size.kind == "vision":
+        sees = [f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")] + ["mlp.fc1", "mlp.fc2"]
+        return [
+            *(f"model.language_model.layers.0.{name}" for name in DECODER),
+            *(f"model.vision_tower.encoder.layers.0.{name}" for name in sees),
+            *(f"model.multi_modal_projector.linear_{place}" for place in (1, 2)),
+        ]
     attention = ("encoder.block.0.layer.0.SelfAttention", "decoder.block.0.layer.1.EncDecAttention")
     return [f"{place}.{name}" for place in attention for name in "qkvo"] + [
         f"encoder.block.0.layer.1.DenseReluDense.{name}" for name in ("wi", "wo")
@@ -37,7 +52,7 @@ def tiny_layers(size: Tiny) -> list[str]:
 
 
 def write_tiny(folder: Path, size: Tiny, tokens: Path | None, texts: Iterable[str], vocabulary: int) -> Path:
-    """Write a random Llama, or a random T5. Of the default size, and with byte pairs, the Llama has 0.9
+    """Write a random Llama, T5, or LLaVA. Of the default size, and with byte pairs, the Llama has 0.9
     million weights.
 
     The tokenizer is that of the folder `tokens`, or is trained on the texts; `vocabulary` is the number of
@@ -53,21 +68,31 @@ def write_tiny(folder: Path, size: Tiny, tokens: Path | None, texts: Iterable[st
         tokenizer = _split(texts, SPLITS[size.tokens])
     else:
         tokenizer = _byte_pairs(texts, vocabulary)
-    if size.kind == "decoder":
-        tokenizer.chat_template = tokenizer.chat_template or CHAT
-        if tokenizer.encode("a")[-1:] == [tokenizer.eos_token_id]:  # the tokens of an encoder-decoder
-            tokenizer.backend_tokenizer.post_processor = None
-        model = _decoder(size, tokenizer)
-    else:
+    if size.kind == "encoder-decoder":
         _end_texts(tokenizer)
         model = _encoder_decoder(size, tokenizer)
+    elif tokenizer.encode("a")[-1:] == [tokenizer.eos_token_id]:  # the tokens of an encoder-decoder
+        tokenizer.backend_tokenizer.post_processor = None
+    if size.kind == "decoder":
+        tokenizer.chat_template = tokenizer.chat_template or CHAT
+        model = _decoder(size, tokenizer)
+    if size.kind == "vision":
+        processor = _processor(size, tokenizer)
+        model = _vision(size, tokenizer)
+        processor.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
 
 
 def _decoder(size: Tiny, tokenizer: Any) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
+
+    return LlamaForCausalLM(_llama(size, tokenizer))
+
+
+def _llama(size: Tiny, tokenizer: Any) -> Any:
+    from transformers import LlamaConfig
 
     ends = {
         "bos_token_id": None,
@@ -76,9 +101,56 @@ def _decoder(size: Tiny, tokenizer: Any) -> Any:
     }
     shape = {"hidden_size": size.width, "intermediate_size": size.feed_forward}
     shape |= {"num_hidden_layers": size.layers, "num_attention_heads": size.heads}
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, **shape, **ends)
+    return LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, **shape, **ends)
+
+
+def _processor(size: Tiny, tokenizer: Any) -> Any:
+    """Return what makes tokens and pixels of turns; the tokenizer gets the token of a picture's patch."""
+    from tokenizers import AddedToken
+    from transformers import LlavaProcessor, SiglipImageProcessorPil
+
+    side = size.pixels or PIXELS
+    tokenizer.add_tokens([AddedToken(IMAGE, special=True)])
+    tokenizer.chat_template = CHAT_WITH_PICTURES
+    return LlavaProcessor(
+        SiglipImageProcessorPil(size={"height": side, "width": side}),
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="full",
+        chat_template=CHAT_WITH_PICTURES,
+        image_token=IMAGE,
     )
+
+
+def _vision(size: Tiny, tokenizer: Any) -> Any:
+    """Return a LLaVA whose vision tower has the size of its decoder.
+
+    The tower is that of SigLIP: it has no class token, which llama.cpp puts behind the patches instead of
+    before them, so that each patch of a CLIP gets the position of its neighbour.
+    """
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, SiglipVisionConfig
+
+    tower = SiglipVisionConfig(
+        hidden_size=size.width,
+        intermediate_size=4 * size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        image_size=size.pixels or PIXELS,
+        patch_size=PATCH,
+        vision_use_head=False,
+    )
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(
+            vision_config=tower,
+            text_config=_llama(size, tokenizer),
+            image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
+        )
+    )
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
 
 
 def _encoder_decoder(size: Tiny, tokenizer: Any) -> Any:
