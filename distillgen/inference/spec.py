@@ -134,6 +134,10 @@ class Spec(Sampling):
     def check(self, root: Path) -> None:
         """Raise ConfigError if the entry cannot work. No request is sent."""
 
+    def with_files(self, root: Path) -> Spec:
+        """Return the entry with what its local files tell."""
+        return self
+
     @property
     def asked_online(self) -> Spec:
         """The entry as it holds for requests that go through no batch API, which have the online price."""

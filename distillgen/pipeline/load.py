@@ -398,6 +398,7 @@ def _model(label: str, raw: dict[str, Any], places: Places, project: Project, *,
         try:
             if able:
                 spec.check(project.root)
+                spec = spec.with_files(project.root)
         except ConfigError as error:
             message = error.message
             for option, public_value in _public_options(raw).items():

@@ -153,13 +153,16 @@ class Train(TrainingOptions, Stage):
         """
         first = self.experts.of if self.experts else self.student
         if isinstance(first, dict):
-            return self.leaves(students.TINY if self.tiny else "", "", directory, project)
+            return self.leaves(students.TINY if self.tiny else "", "", directory, project, sees=None)
         base = str(directory / first) if students.is_trained(first) else first
-        return self.leaves(first, base, directory, project)
+        return self.leaves(first, base, directory, project, sees=None)
 
-    def leaves(self, first: str, base: str, directory: Path, project: Project) -> dict[str, Spec]:
+    def leaves(
+        self, first: str, base: str, directory: Path, project: Project, *, sees: bool | None
+    ) -> dict[str, Spec]:
         """Return the student, its peers and its base, for later stages to ask. `first` is the student before
-        any training, and `base` the model to ask in its place; it has no classes and no scores.
+        any training, and `base` the model to ask in its place; it has no classes and no scores. `sees` says
+        whether they take pictures; None if that is unknown.
         """
         learning, folder = self.learning(project), directory / self.student_name
         gives, peers = learning.gives(), learning.peers()
@@ -170,7 +173,8 @@ class Train(TrainingOptions, Stage):
             models[self.base_name] = str(folder / "base") if first == students.TINY else base
         if gives == "text":
             return {
-                name: TransformersSpec(provider="transformers", model=model) for name, model in models.items()
+                name: TransformersSpec(provider="transformers", model=model, images=sees)
+                for name, model in models.items()
             }
         return {
             name: NetworkTeacherSpec(provider="network", model=model, gives=gives)
@@ -421,7 +425,8 @@ class BoundTrain(BoundStage):
     def makes(self, directory: Path) -> Mapping[str, Spec]:
         """Return the student and its base, for later stages to ask."""
         base = self._begins_with(directory)
-        return self.stage.leaves(self.first, base, directory, self.context.project)
+        sees = _sees(self.stage, self.first, _trainings(self.context), self.context.project.root)
+        return self.stage.leaves(self.first, base, directory, self.context.project, sees=sees)
 
     def _begins_with(self, directory: Path) -> str:
         """Return the folder or the name of `first`."""
@@ -541,6 +546,14 @@ def _spec_of(name: str, trained: Mapping[str, _Training], project: Project) -> N
     if isinstance(bound.stage.student, dict):
         return NetworkSpec.of(bound.stage.student, project)
     return _spec_of(bound.first, _trainings(bound.context), project)
+
+
+def _sees(stage: Train, first: str, trained: Mapping[str, _Training], root: Path) -> bool | None:
+    """Return whether the language model that a stage trains takes pictures; None if that is unknown."""
+    while first in trained:
+        bound = trained[first].bound
+        stage, first, trained = bound.stage, bound.first, _trainings(bound.context)
+    return students.outline(first, root, tiny=stage.tiny).sees if first else False
 
 
 def _body_of(name: str, trained: Mapping[str, _Training], project: Project) -> Body:

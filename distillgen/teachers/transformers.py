@@ -19,6 +19,7 @@ from distillgen.errors import ConfigError, Stopped
 from distillgen.extras import need
 from distillgen.inference.faults import Rejected
 from distillgen.inference.logprobs import MOST_ALTERNATIVES
+from distillgen.inference.model_class import files_see, model_class, sees
 from distillgen.inference.opening import USER_TURN, opening, text_start
 from distillgen.inference.reasoning import opens_thought
 from distillgen.inference.request import Completion, Request
@@ -28,6 +29,7 @@ from distillgen.record import digest, dumps
 from distillgen.state_files import load_state
 from distillgen.teachers._batching import Batching, Waiting
 from distillgen.teachers._search import MAX_TOKENS, NextTokens, Query, searched, vocabulary_of
+from distillgen.teachers._seeing import Scene, continued, model_inputs, parts_of, scene
 from distillgen.teachers._settling import chat_text, settled
 
 
@@ -47,13 +49,19 @@ class TransformersSpec(Spec):
     device: str | None = Field(
         None, description="device, such as cuda:0 or cpu; default: a GPU where there is one"
     )
+    images: bool | None = Field(
+        None,
+        description="whether it takes pictures; default: as the files in its folder say; a model that has to "
+        "be fetched from the Hub may",
+    )
 
     @property
     def capabilities(self) -> frozenset[str]:
         """What the model gives besides text."""
-        opens = frozenset({"user_turn"} if self.api != "completions" else ())
-        return (
-            frozenset({"n", "logprobs", "score", "first_token", "constraints", "pruned_constraints"}) | opens
+        of_chat = {"user_turn", *(["images"] if self.images is not False else [])}
+        return frozenset(
+            {"n", "logprobs", "score", "first_token", "constraints", "pruned_constraints"}
+            | (of_chat if self.api != "completions" else set())
         )
 
     @property
@@ -68,6 +76,13 @@ class TransformersSpec(Spec):
             self.model.startswith((".", "/", "~")) or self.model.count("/") > 1
         ):
             raise ConfigError(f"there is no folder '{self.model}'; a name on the Hub is like owner/name")
+
+    def with_files(self, root: Path) -> TransformersSpec:
+        """Return the entry, which knows whether the files in its folder see."""
+        folder = model_path(self.model, root)
+        if self.images is not None or folder is None:
+            return self
+        return self.model_copy(update={"images": files_see(folder)})
 
 
 class Transformers(Batching):
@@ -95,7 +110,8 @@ class Transformers(Batching):
         request = entry.request
         if request.constraints is not None:
             return b"search"
-        return dumps([request.target is None, request.prompt is None, dict(request.sampling), entry.n])
+        kind = [request.target is None, request.prompt is None, bool(request.parts)]
+        return dumps([*kind, dict(request.sampling), entry.n])
 
     def most(self, entry: Waiting) -> int:
         """Return how many requests have as many sequences together as a batch may have."""
@@ -106,23 +122,28 @@ class Transformers(Batching):
 
     def load(self) -> Model:
         """Load the model with its tokenizer."""
-        return Model(*folders(self.spec.model, self.services.root), self.spec, self._stop_event)
+        root = self.services.root
+        return Model(*folders(self.spec.model, root), self.spec, self._stop_event, root)
 
     def answer_batch(self, batch: Sequence[Waiting]) -> list[list[Completion] | Exception]:
         """Generate or score. A request that the chat template does not take fails alone."""
         model: Model = self._model
-        tokens: list[list[int] | Exception] = []
+        tokens: list[list[int] | Scene | Exception] = []
         for entry in batch:
             try:
-                tokens.append(model.tokens(entry.request))
+                tokens.append(model.prompt(entry.request))
+            except Rejected as error:
+                tokens.append(error)
             except Exception as error:  # a template raises any error for messages that it does not accept
                 tokens.append(Rejected(f"{type(error).__name__}: {error}"))
-        prompts = [(entry, ids) for entry, ids in zip(batch, tokens, strict=True) if isinstance(ids, list)]
+        prompts = [
+            (entry, ids) for entry, ids in zip(batch, tokens, strict=True) if not isinstance(ids, Exception)
+        ]
         answers = iter(self._answers(prompts) if prompts else ())
-        return [next(answers) if isinstance(ids, list) else ids for ids in tokens]
+        return [ids if isinstance(ids, Exception) else next(answers) for ids in tokens]
 
-    def _answers(self, prompts: Sequence[tuple[Waiting, list[int]]]) -> list[list[Completion]]:
-        """Return the completions of requests of one kind, each with the tokens of its prompt."""
+    def _answers(self, prompts: Sequence[tuple[Waiting, Any]]) -> list[list[Completion]]:
+        """Return the completions of requests of one kind, each with its prompt."""
         model: Model = self._model
         first, contexts = prompts[0][0].request, [ids for _, ids in prompts]
         if first.target is not None:
@@ -132,7 +153,7 @@ class Transformers(Batching):
             generated = model.searched([Query(e.request, ids, e.samples, _seed(e)) for e, ids in prompts])
         else:
             generated = model.generated(contexts, prompts[0][0].n, first.sampling, seed=_seed(prompts[0][0]))
-        opened = [opens_thought(model.tokenizer.decode(ids[-12:])) for ids in contexts]
+        opened = [opens_thought(model.end_of(context)) for context in contexts]
         return [
             [settled(entry.request, completion, opened=opens) for completion in samples]
             for (entry, _), samples, opens in zip(prompts, generated, opened, strict=True)
@@ -165,16 +186,18 @@ class Model:
     Another thread sets `stop_event` to end them; they raise Stopped.
     """
 
-    def __init__(self, path: str, adapter: str | None, spec: TransformersSpec, stop_event: Event) -> None:
+    def __init__(
+        self, path: str, adapter: str | None, spec: TransformersSpec, stop_event: Event, root: Path
+    ) -> None:
         """Load a model from a folder or the Hub. Errors are those of transformers and peft."""
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+        from transformers import AutoConfig, AutoProcessor, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # the run has its own
-        seq2seq = AutoConfig.from_pretrained(path).is_encoder_decoder
-        auto = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
-        model: Any = auto.from_pretrained(path, dtype=spec.dtype or "auto")
+        config = AutoConfig.from_pretrained(path)
+        seq2seq = config.is_encoder_decoder
+        model: Any = model_class(config).from_pretrained(path, dtype=spec.dtype or "auto")
         if adapter:
             from peft import PeftModel
 
@@ -184,12 +207,44 @@ class Model:
         self.device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
         adapter_has_tokenizer = adapter and (Path(adapter) / "tokenizer_config.json").is_file()
-        self.tokenizer = AutoTokenizer.from_pretrained(adapter if adapter_has_tokenizer else path)
+        files = adapter if adapter_has_tokenizer else path
+        self.tokenizer = AutoTokenizer.from_pretrained(files)
+        self.processor = AutoProcessor.from_pretrained(files) if sees(config) else None
+        self.root = root
         end = getattr(model.generation_config, "eos_token_id", None)
         self.ends = set(end) if isinstance(end, list) else {end, self.tokenizer.eos_token_id} - {None}
         self.pad = next(
             (token for token in (self.tokenizer.pad_token_id, *self.ends) if token is not None), 0
         )
+
+    def prompt(self, request: Request) -> list[int] | Scene:
+        """Return the tokens of a prompt, or a prompt with pictures."""
+        if not request.parts:
+            return self.tokens(request)
+        if self.processor is None or request.constraints is not None or request.write:
+            task = "search" if request.constraints is not None else "user's turn"
+            raise Rejected(
+                "the model takes no pictures" if self.processor is None else f"a {task} takes no pictures"
+            )
+        return scene(request, self.processor, self.root)
+
+    def end_of(self, prompt: list[int] | Scene) -> str:
+        """Return the last words of a prompt."""
+        return prompt.text[-60:] if isinstance(prompt, Scene) else str(self.tokenizer.decode(prompt[-12:]))
+
+    def _inputs(self, prompts: Sequence[list[int] | Scene]) -> dict[str, Any]:
+        """Return the tensors of prompts, padded on the left."""
+        import torch
+
+        if isinstance(prompts[0], Scene):
+            return model_inputs(prompts, self.processor, self.device)
+        width = max(map(len, prompts))
+        padded = [[self.pad] * (width - len(ids)) + ids for ids in prompts]
+        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
+        return {
+            "input_ids": torch.tensor(padded, device=self.device),
+            "attention_mask": torch.tensor(mask, device=self.device),
+        }
 
     def tokens(self, request: Request) -> list[int]:
         """Return the tokens of a prompt, or of messages in the model's chat template; without one, of their
@@ -197,7 +252,8 @@ class Model:
         """
         if request.prompt is not None:
             return list(self.tokenizer(request.prompt)["input_ids"])
-        messages = [{**message, "content": chat_text(message["content"])} for message in request.messages]
+        read = parts_of if self.processor else chat_text
+        messages = [{**message, "content": read(message["content"])} for message in request.messages]
         if not self.tokenizer.chat_template:
             if request.write:
                 raise ValueError("the model has no chat template, by which a user's turn is opened")
@@ -209,7 +265,7 @@ class Model:
         return list(self.tokenizer.apply_chat_template(messages, **options))
 
     def generated(
-        self, contexts: Sequence[list[int]], n: int, sampling: Mapping[str, Any], *, seed: int
+        self, contexts: Sequence[list[int] | Scene], n: int, sampling: Mapping[str, Any], *, seed: int
     ) -> list[list[Completion]]:
         """Return `n` answers to each context."""
         import torch
@@ -224,22 +280,20 @@ class Model:
             options |= {"top_k": 0} | {
                 key: sampling[key] for key in ("top_p", "top_k", "min_p") if key in sampling
             }
-        width = max(map(len, contexts))
+        pictures = isinstance(contexts[0], Scene)
+        # transformers repeats pictures one by one, and not those of a prompt together
+        inputs = self._inputs([context for context in contexts for _ in range(n if pictures and temperature else 1)])
+        width, lengths = inputs["input_ids"].shape[1], inputs["attention_mask"].sum(1).tolist()
         criteria = [self._stopping]
         if stops := _stops(sampling):
             criteria.append(self._ends_at(stops, 1 if self.seq2seq else width))
         options["stopping_criteria"] = StoppingCriteriaList(criteria)
-        padded = torch.tensor([[self.pad] * (width - len(ids)) + ids for ids in contexts], device=self.device)
-        mask = torch.tensor(
-            [[0] * (width - len(ids)) + [1] * len(ids) for ids in contexts], device=self.device
-        )
         torch.manual_seed(sampling.get("seed", seed))
         with torch.inference_mode():
             output = self.model.generate(
-                input_ids=padded,
-                attention_mask=mask,
+                **inputs,
                 max_new_tokens=most,
-                num_return_sequences=n if temperature else 1,
+                num_return_sequences=n if temperature and not pictures else 1,
                 pad_token_id=self.pad,
                 return_dict_in_generate=True,
                 output_logits=top is not None,
@@ -256,10 +310,10 @@ class Model:
             completions = [completion for completion in completions for _ in range(n)]
         return [
             [
-                c._replace(input_tokens=len(ids) if i == 0 else 0)
+                c._replace(input_tokens=lengths[place * len(lengths) // len(contexts)] if i == 0 else 0)
                 for i, c in enumerate(completions[n * place : n * place + n])
             ]
-            for place, ids in enumerate(contexts)
+            for place in range(len(contexts))
         ]
 
     def searched(self, queries: Sequence[Query]) -> list[list[Completion]]:
@@ -314,7 +368,7 @@ class Model:
         return Completion(text, finish=finish, logprobs=signals, model=self.name, output_tokens=output_tokens)
 
     def scored(
-        self, contexts: Sequence[list[int]], targets: Sequence[str], top: int
+        self, contexts: Sequence[list[int] | Scene], targets: Sequence[str], top: int
     ) -> list[list[Completion]]:
         """Return the tokens of each target with their log-probabilities after its context. A target is
         tokenized by itself; without a context it comes after what begins a text.
@@ -323,22 +377,22 @@ class Model:
 
         answers = [list(self.tokenizer(target, add_special_tokens=False)["input_ids"]) for target in targets]
         contexts = [before or text_start(self.tokenizer) for before in contexts]
-        signals_of_targets = []
+        signals_of_targets, lengths = [], []
         with torch.inference_mode():
             for before, after in zip(contexts, answers, strict=True):
                 self._raise_if_stopped()
+                inputs = self._inputs([before])
+                length = inputs["input_ids"].shape[1]
                 if self.seq2seq:
-                    context = torch.tensor([before], device=self.device)
-                    logits = self.model(
-                        input_ids=context, labels=torch.tensor([after], device=self.device)
-                    ).logits[0]
+                    labels = torch.tensor([after], device=self.device)
+                    logits = self.model(input_ids=inputs["input_ids"], labels=labels).logits[0]
                 else:
-                    both = torch.tensor([before + after], device=self.device)
-                    logits = self.model(input_ids=both).logits[0, len(before) - 1 : len(both[0]) - 1]
+                    logits = self.model(**continued(inputs, after)).logits[0, length - 1 : -1]
                 signals_of_targets.append(self._signals(after, logits, top))
+                lengths.append(length)
         return [
-            [Completion(logprobs=signals, model=self.name, input_tokens=len(before) + len(signals))]
-            for before, signals in zip(contexts, signals_of_targets, strict=True)
+            [Completion(logprobs=signals, model=self.name, input_tokens=length + len(signals))]
+            for length, signals in zip(lengths, signals_of_targets, strict=True)
         ]
 
     def _signals(self, ids: Sequence[int], logits: Any, top: int) -> list[list[Any]]:

@@ -1,0 +1,73 @@
+"""Turns with pictures, as a model of transformers takes them: a text with places for pictures, and pixels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from distillgen.inference.request import Request
+from distillgen.teachers._content import content
+
+
+class Scene(NamedTuple):
+    """A prompt with pictures: its text, which the chat template wrote, and the pictures of Pillow."""
+
+    text: str
+    pictures: Sequence[Any]
+
+
+def scene(request: Request, processor: Any, root: Path) -> Scene:
+    """Return the prompt of a request with pictures. Raise Rejected or ValueError if it cannot be made."""
+    from PIL import Image
+
+    token = getattr(processor, "image_token", None)
+    pictures, messages = [], []
+    for message in request.messages:
+        parts = parts_of(message["content"])
+        for place, part in enumerate(parts):
+            if part["type"] == "image":
+                pictures.append(Image.open(io.BytesIO(content(part, root).data)).convert("RGB"))
+                parts[place] = {"type": "image"}
+            elif part["type"] != "text":
+                raise ValueError(f"the model takes texts and pictures, not '{part['type']}'")
+            elif token and token in part["text"]:
+                raise ValueError(f"a text has '{token}', the model's token of a picture")
+        messages.append({**message, "content": parts})
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return Scene(text, pictures)
+
+
+def parts_of(message_content: Any) -> list[dict[str, Any]]:
+    """Return the parts of a message: one of a text."""
+    if isinstance(message_content, str):
+        return [{"type": "text", "text": message_content}]
+    return list(message_content)
+
+
+def model_inputs(scenes: Sequence[Scene], processor: Any, device: str) -> dict[str, Any]:
+    """Return the tensors of a batch, padded on the left."""
+    batch = processor(
+        text=[scene.text for scene in scenes],
+        images=[[*scene.pictures] for scene in scenes],
+        add_special_tokens=False,  # the chat template has written them
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
+    return dict(batch.to(device))
+
+
+def continued(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
+    """Return the tensors of one prompt with further tokens behind it."""
+    import torch
+
+    length = inputs["input_ids"].shape[1]
+    after = {"input_ids": ids, "attention_mask": [1] * len(ids)}
+    return {
+        name: torch.cat([values, values.new_tensor([after.get(name, [0] * len(ids))])], 1)
+        if values.shape == (1, length)  # of each token, as the types of tokens are
+        else values
+        for name, values in inputs.items()
+    }
