@@ -187,9 +187,16 @@ class Model:
     """
 
     def __init__(
-        self, path: str, adapter: str | None, spec: TransformersSpec, stop_event: Event, root: Path
+        self,
+        path: str,
+        adapter: str | None,
+        spec: TransformersSpec,
+        stop_event: Event,
+        root: Path = Path(),  # noqa: B008  a path does not change
     ) -> None:
-        """Load a model from a folder or the Hub. Errors are those of transformers and peft."""
+        """Load a model from a folder or the Hub. Pictures lie in the project `root`. Errors are those of
+        transformers and peft.
+        """
         import torch
         from transformers import AutoConfig, AutoProcessor, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar

@@ -70,6 +70,7 @@ def installed(monkeypatch):
         "bitsandbytes",
         "tokenizers",
         "sentence_transformers",
+        "PIL",
     )
     for where in ("importlib.util", "distillgen.extras"):
         monkeypatch.setattr(f"{where}.find_spec", lambda name: True if name in there else found(name))

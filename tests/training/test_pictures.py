@@ -1,0 +1,226 @@
+"""Rows with pictures: what is wrong is told in the check or leaves with its reason, and a student sees."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+import distillgen
+from distillgen.errors import ConfigError
+from distillgen.flow.stage import CheckContext
+from distillgen.objectives.sft import Sft
+from distillgen.pipeline.load import load
+from distillgen.project import Project
+from distillgen.record import Record
+from distillgen.training.options import Tiny
+from distillgen.training.pictures import opened, seen, shown, with_pictures
+from distillgen.training.rows import RowSelection, Unusable
+from tests.squares import squares
+from tests.stages.test_train import installed, trains  # noqa: F401  as if every package were there
+
+VISION = {"tiny": {"kind": "vision", "layers": 1, "width": 16, "heads": 2, "tokens": "words"}}
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
+
+
+def reference(root: Path, name: str, data: bytes = PNG) -> dict:
+    (root / name).write_bytes(data)
+    return {"path": name, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def pipeline(*, ask: dict | None = None, **options) -> dict:
+    options = {"student": VISION, "images": ["picture"], "prompt": "question", **options}
+    stages = [{"source": {"path": "rows.jsonl"}}, {"train": {"completion": "answer", **options}}]
+    if ask:
+        stages.append({"generate": {"images": ["picture"], "template": "{{ question }}", "output": "said", **ask}})
+    return {"version": 1, "stages": stages}
+
+
+@pytest.fixture
+def filled(project, installed):  # noqa: F811
+    picture = reference(project.path, "a.png")
+    rows = [{"picture": picture, "question": f"{i}?", "answer": str(i), "tool": []} for i in range(20)]
+    project.rows("rows.jsonl", rows)
+    project.write("pipelines/.keep", "")
+    project.write("blind.jinja", "{% for m in messages %}{{ m.content[-1].text }}{% endfor %}")
+    project.write("texts.jinja", "{% for m in messages %}{{ m.role + m.content }}{% endfor %}")
+
+
+@pytest.mark.parametrize("options", [{}, {"lora": {"r": 2}}, {"lora": {"r": 2, "target": ["fc1", "linear_1"]}}])
+def test_what_is_right_passes_the_check(filled, options):
+    distillgen.load(pipeline(**options, ask={"model": "student"}))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"images": ["pictur"]}, "did you mean 'picture'?"),
+        ({"student": "tiny"}, "it sees no pictures; give one that does: {tiny: {kind: vision}}"),
+        ({"loss": "all"}, "leave out 'loss: all' or 'images'"),
+        ({"packing": True}, "leave out 'packing' or 'images'"),
+        ({"text": "answer"}, "leave out 'text' or 'images'"),
+        ({"tools": "tool"}, "a dialogue with 'tool' has no pictures"),
+        ({"chat_template": "blind.jinja"}, "its chat template has no place for pictures"),
+        ({"chat_template": "texts.jinja"}, "its chat template does not take the turns"),
+        ({"lora": {"r": 2, "target": ["wi"]}}, "it has down_proj, fc1, fc2, gate_proj"),
+        ({"student": {"tiny": {"pixels": 32}}}, "a decoder sees no pictures: leave out 'pixels'"),
+        ({"student": {"tiny": {"kind": "vision", "pixels": 20}}}, "pixels: 20 is no multiple of 8"),
+        ({"objective": "kto", "images": None, "label": "tool"}, "and this is one that sees pictures"),
+    ],
+)
+def test_what_is_wrong_is_refused(filled, options, says):
+    options = {"student": VISION, "images": ["picture"], "prompt": "question", **options}
+    options = {name: value for name, value in options.items() if value is not None}
+    stages = [{"source": {"path": "rows.jsonl"}}, {"train": {"completion": "answer", **options}}]
+    with pytest.raises(ConfigError) as error:
+        distillgen.load({"version": 1, "stages": stages})
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(("student", "sees"), [(VISION, True), ("tiny", False)])
+def test_a_stage_may_show_pictures_to_a_student_that_sees(filled, student, sees):
+    given = pipeline(student=student, ask={"model": "student"})
+    if sees:
+        distillgen.load(given)
+        return
+    del given["stages"][1]["train"]["images"]
+    with pytest.raises(ConfigError, match="cannot do images"):
+        distillgen.load(given)
+
+
+def test_a_students_student_sees_as_the_first_does(filled):
+    given = pipeline()
+    given["stages"].append({"train": {"name": "on", "student": "student", "prompt": "question", "completion": "answer"}})
+    assert load(given).made_models()["student-on"].images is True
+
+
+CHANGES = {
+    "missing": (lambda file: file.unlink(), "the picture in picture cannot be read"),
+    "changed": (lambda file: file.write_bytes(PNG + b"more"), "the picture in picture has changed"),
+    "no picture": (lambda file: None, "in picture is no picture of a kind"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_row_whose_picture_is_gone_or_changed_leaves_with_a_reason_that_names_no_file(tmp_path, change):
+    value = reference(tmp_path, "a.png", b"no picture" if change == "no picture" else PNG)
+    learning = learns(tmp_path)
+    record = Record("1", {"prompt": "What?", "completion": "It.", "picture": value})
+    if change != "no picture":
+        assert learning.row(record, {})["images"] == [value]
+    make, reason = CHANGES[change]
+    make(tmp_path / "a.png")
+    with pytest.raises(Unusable) as error:
+        learning.row(record, {})
+    assert reason in str(error.value) and "a.png" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [None, [], "a.png", [None], {"path": "../a.png", "sha256": "0"}])
+def test_a_row_without_a_picture_of_the_project_leaves(tmp_path, value):
+    with pytest.raises(Unusable):
+        learns(tmp_path).row(Record("1", {"prompt": "What?", "completion": "It.", "picture": value}), {})
+
+
+def learns(root: Path, **options) -> Sft:
+    fields = frozenset({"prompt", "completion", "picture"})
+    return Sft(images=["picture"], **options).bound(CheckContext(fields, {}, Project(root)), {})
+
+
+def test_a_text_is_a_turn_and_a_dialogue_stays_one(tmp_path):
+    picture = reference(tmp_path, "a.png")
+    row = learns(tmp_path).row(Record("1", {"prompt": "What?", "completion": "It.", "picture": [picture] * 2}), {})
+    assert row["prompt"] == [{"role": "user", "content": "What?"}]
+    assert row["completion"] == [{"role": "assistant", "content": "It."}] and row["images"] == [picture] * 2
+    assert learns(tmp_path).api(row) == "chat"
+
+
+def test_pictures_stand_before_the_text_of_the_users_last_turn():
+    turns = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user", "assistant")]
+    placed = with_pictures(turns, 2)
+    assert [turn["content"] for turn in placed[:3]] == ["system", "user", "assistant"]
+    assert placed[3]["content"] == [{"type": "image"}] * 2 + [{"type": "text", "text": "user"}]
+    assert placed[4] == turns[4]
+
+
+def test_rows_are_measured_with_the_tokens_of_their_pictures_and_torn_pictures_leave(tmp_path):
+    for package in ("torch", "transformers", "datasets", "PIL"):
+        pytest.importorskip(package)
+    from datasets import Dataset
+    from transformers import AutoProcessor
+
+    from distillgen.training.tiny import write_tiny
+
+    student = write_tiny(tmp_path / "base", Tiny(**VISION["tiny"]), None, ["What? It."], 300)
+    processor = AutoProcessor.from_pretrained(student)
+    picture = squares(tmp_path, 1)[0]["picture"]
+    torn = reference(tmp_path, "torn.png")
+
+    def row(images, text="What?"):
+        turns = {"prompt": [{"role": "user", "content": text}], "completion": [{"role": "assistant", "content": "It."}]}
+        return {**turns, "images": images}
+
+    rows = [row([picture]), row([picture] * 2), row([torn]), row([picture], "<image>")]
+    selected = RowSelection({"train": Dataset.from_list(rows)})
+    kept = seen(selected, processor, tmp_path, 1024)
+    assert len(kept.parts["train"]) == 2
+    assert {*kept.counts} == {
+        "left out: a picture cannot be read: UnidentifiedImageError",
+        "left out: a text has '<image>', the student's token of a picture",
+    }
+    words = len(processor.tokenizer("<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n")["input_ids"])
+    longest = words + 16  # the tokens of a picture of 32 pixels, in patches of 8
+    assert len(seen(selected, processor, tmp_path, longest + 1).parts["train"]) == 1  # two pictures do not fit
+    with pytest.raises(ConfigError, match="no row is left"):
+        seen(selected, processor, tmp_path, longest)
+    batch = shown(kept, tmp_path)["train"][0:2]
+    assert [len(pictures) for pictures in batch["images"]] == [1, 2]
+    assert batch["prompt"][1][0]["content"][1] == {"type": "image"}
+    assert opened([picture], tmp_path)[0].size == (32, 32)
+
+
+class TestLearning:
+    pytestmark = trains
+
+    def test_a_student_sees_the_colour_and_the_place_of_a_square(self, project):
+        pytest.importorskip("PIL")
+        rows = squares(project.path, 560, held_out=120)
+        rows[0]["picture"]["sha256"] = "0" * 64
+        project.rows("rows.jsonl", rows)
+        asks = [
+            {"generate": {"name": name, "model": "student", "images": [field], "output": name, **ASK}}
+            for name, field in (("said", "picture"), ("control", "other"))
+        ]
+        student = {"tiny": {"kind": "vision", "width": 64, "tokens": "words"}}
+        given = pipeline(student=student, epochs=24, batch_size=32, learning_rate=0.001)
+        run = distillgen.run({**given, "stages": given["stages"] + asks}, out="runs/a")
+        test = [row for row in map(json.loads, (Path("runs/a/corpus.jsonl")).read_text().splitlines())]
+        test = [row for row in test if row["split"] == "test"]
+        right = {
+            name: sum(row[name].strip() == row["answer"] for row in test) / len(test)
+            for name in ("said", "control")
+        }
+        assert run.rows and right["said"] >= 0.95
+        assert right["control"] <= 0.3  # with another row's picture
+        manifest = json.loads(Path("runs/a/student/manifest.json").read_bytes())
+        assert manifest["data"]["rows"]["train"] == 439
+        (reason,) = (name for name in manifest["data"]["rows"] if name.startswith("left out"))
+        assert "the picture in picture has changed" in reason
+
+    @pytest.mark.parametrize("loss", ["completion", "assistant"])
+    def test_an_adapter_learns_and_goes_on_as_a_whole_model(self, project, loss):
+        pytest.importorskip("PIL")
+        rows = squares(project.path, 40)
+        for row in rows:
+            texts = (("user", row["question"]), ("assistant", row["answer"]))
+            row["messages"] = [{"role": role, "content": text} for role, text in texts]
+        project.rows("rows.jsonl", rows)
+        given = pipeline(lora={"r": 4}, epochs=1, loss=loss)
+        again = {"name": "on", "student": "student", "images": ["picture"], "epochs": 1, "loss": loss}
+        ask = {"model": ["student", "student-on"], "images": ["picture"], "output": "said", **ASK}
+        given["stages"] += [{"train": again}, {"generate": ask}]
+        distillgen.run(given, out="runs/a")
+        assert (Path("runs/a/student-on") / "processor_config.json").is_file()
+        assert len(Path("runs/a/corpus.jsonl").read_text().splitlines()) == 80
+
+
+ASK = {"template": "{{ question }}", "temperature": 0, "max_tokens": 4}
