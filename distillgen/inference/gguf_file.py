@@ -59,11 +59,20 @@ def check_gguf(path: Path) -> None:
         )
 
 
+def architecture_of(path: Path) -> str:
+    """Return the architecture that a whole file names, such as llama; "clip" is one that sees or hears."""
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        header = _Header(content)
+        header.end_of_weights()
+        return header.architecture
+
+
 class _Header:
     """Reads the header of a file once, from its start."""
 
     def __init__(self, content: mmap.mmap) -> None:
         self._content, self._at, self._alignment = content, len(MAGIC), 32
+        self.architecture = ""
 
     def end_of_weights(self) -> int:
         """Return the smallest size of the file, in bytes."""
@@ -78,6 +87,8 @@ class _Header:
             name, kind = self._text(), self._number("<I")
             if name == b"general.alignment" and kind == 4:
                 self._alignment = self._number("<I") or 32
+            elif name == b"general.architecture" and kind == TEXT:
+                self.architecture = self._text().decode()
             else:
                 self._skip(kind)
         end = 0

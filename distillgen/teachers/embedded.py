@@ -12,19 +12,19 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.inference.endpoint import Endpoint
-from distillgen.inference.faults import TeacherDown
-from distillgen.inference.gguf_file import check_gguf
+from distillgen.inference.faults import Rejected, TeacherDown
+from distillgen.inference.gguf_file import architecture_of, check_gguf
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
 from distillgen.inference.weights import HUB, KNOWN_MODELS, find_weights, identity_of, weights_file
@@ -45,6 +45,11 @@ class EmbeddedSpec(Spec):
         "chat", description="chat, or completions, which continues the prompt as one text: for base models"
     )
     max_concurrency: int = Field(4, ge=1, description="number of requests that the server answers at once")
+    mmproj: str | None = Field(
+        None,
+        description="the .gguf file of a model that sees with the part that turns pictures into tokens (a "
+        "multimodal projector), or hub:owner/repository/file.gguf; with it the model takes pictures",
+    )
     context: int = Field(2048, ge=128, description="number of tokens of a request and its answer together")
     threads: int | None = Field(
         None, ge=1, description="number of threads; default: the cores that this process may use"
@@ -54,12 +59,18 @@ class EmbeddedSpec(Spec):
     @property
     def capabilities(self) -> frozenset[str]:
         """The capabilities of llama.cpp's server."""
-        of_chat = frozenset({"json_schema", "tools", "user_turn"} if self.api == "chat" else ())
-        return of_chat | {"logprobs", "grammar", "pruned_constraints"}
+        of_chat = {"json_schema", "tools", "user_turn", *(["images"] if self.mmproj else [])}
+        return frozenset(
+            {"logprobs", "grammar", "pruned_constraints"} | (of_chat if self.api == "chat" else set())
+        )
 
     def check(self, root: Path) -> None:
         """Raise ConfigError if the model cannot be found or a package is missing."""
         need("provider 'embedded'", "xllamacpp")
+        if self.mmproj and self.api != "chat":
+            raise ConfigError("pictures belong to chat messages: leave out api: completions, or 'mmproj'")
+        if self.mmproj and not self.mmproj.startswith(HUB):
+            _check_projector(self.mmproj, weights_file(self.mmproj, root))
         if self.model in KNOWN_MODELS or self.model.startswith(HUB):
             return
         if not (path := weights_file(self.model, root)).is_file():
@@ -68,6 +79,22 @@ class EmbeddedSpec(Spec):
                 f"there is no embedded model and no file '{self.model}'{hint}, or give a .gguf file"
             )
         check_gguf(path)
+        if architecture_of(path) == PROJECTOR:
+            raise ConfigError(f"'{self.model}' only turns pictures into tokens: it is the mmproj of a model")
+
+
+PROJECTOR = "clip"  # the architecture of every such file of llama.cpp
+
+
+def _check_projector(name: str, path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"there is no file '{name}', which 'mmproj' names")
+    check_gguf(path)
+    if (architecture := architecture_of(path)) != PROJECTOR:
+        raise ConfigError(
+            f"'{name}' is no mmproj: its architecture is '{architecture}', not '{PROJECTOR}'; give the file "
+            "that was published along with the model, such as mmproj-….gguf"
+        )
 
 
 class Embedded(Endpoint):
@@ -81,8 +108,10 @@ class Embedded(Endpoint):
 
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
-        """The identity of the weights, wherever they are."""
-        return f"gguf:{identity_of(self.spec.model, self.services.root)}"
+        """The identity of the weights, wherever they are, and of what turns pictures into tokens."""
+        root, mmproj = self.services.root, self.spec.mmproj
+        sees = f" mmproj:{identity_of(mmproj, root)}" if mmproj else ""
+        return f"gguf:{identity_of(self.spec.model, root)}{sees}"
 
     @cached_property
     def model(self) -> str:
@@ -98,7 +127,7 @@ class Embedded(Endpoint):
     @property
     def tokenizer(self) -> str:
         """The identity of the weights: their file holds the tokenizer."""
-        return self.identity
+        return self.identity.partition(" ")[0]
 
     @cached_property
     def _starting(self) -> asyncio.Lock:
@@ -112,7 +141,8 @@ class Embedded(Endpoint):
         """Ask the server. A request without a seed gets one that is derived from its content.
 
         The first request is answered alone, and its cache is copied to every slot: most requests start with
-        the same instructions and examples, and reading them takes the most time on a CPU.
+        the same instructions and examples, and reading them takes the most time on a CPU. Not so one with
+        pictures: llama.cpp cannot save the cache of a prompt that has some.
         """
         seed = int(hashlib.sha256(request.json).hexdigest()[:6], 16)
         if request.constraints is not None:
@@ -124,17 +154,26 @@ class Embedded(Endpoint):
         async with self._starting:
             if self._endpoint is None:
                 self._endpoint = await self._start()
-                sampling["extra"] = {**sampling.get("extra", {}), "id_slot": 0}
-                completions = await self._endpoint.answer(
-                    replace(request, sampling=sampling), samples, attempt
-                )
-                for slot in range(self.spec.max_concurrency):
-                    action = "restore" if slot else "save"
-                    await self._endpoint.call(f"../slots/{slot}?action={action}", {"filename": "first.bin"})
-                return completions
+                if not request.parts:
+                    return await self._answer_first(request, sampling, samples, attempt)
         return await self._endpoint.answer(replace(request, sampling=sampling), samples, attempt)
 
+    async def _answer_first(
+        self, request: Request, sampling: Mapping[str, Any], samples: Sequence[int], attempt: int
+    ) -> list[Completion]:
+        """Answer in the first slot, and copy its cache to the others."""
+        assert self._endpoint
+        extra = {**sampling.get("extra", {}), "id_slot": 0}
+        first = replace(request, sampling={**sampling, "extra": extra})
+        completions = await self._endpoint.answer(first, samples, attempt)
+        for slot in range(self.spec.max_concurrency):
+            action = "restore" if slot else "save"
+            await self._endpoint.call(f"../slots/{slot}?action={action}", {"filename": "first.bin"})
+        return completions
+
     async def _searched(self, request: Request, samples: Sequence[int], seed: int) -> list[Completion]:
+        if request.parts:
+            raise Rejected("a search takes no pictures")
         async with self._starting:
             if self._endpoint is None:
                 self._endpoint = await self._start()
@@ -147,9 +186,13 @@ class Embedded(Endpoint):
         """Start the server in a process of its own, which can be stopped at any moment."""
         self.activity.note = "looking for the model's weights"
         path = await asyncio.to_thread(find_weights, self.spec.model, self.services.root)
+        mmproj = self.spec.mmproj and await asyncio.to_thread(
+            find_weights, self.spec.mmproj, self.services.root
+        )
         self.activity.note = f"loading {path.name}"
         folder = self._opened.enter_context(tempfile.TemporaryDirectory(prefix="distillgen-"))
         settings = [str(path), folder, self.spec.max_concurrency, self.spec.context, self.spec.threads]
+        settings.append(str(mmproj) if mmproj else None)
         server = subprocess.Popen(
             [sys.executable, "-m", __name__, json.dumps(settings)],
             start_new_session=True,
@@ -195,7 +238,7 @@ class Embedded(Endpoint):
         await self._opened.aclose()
 
 
-def serve(path: str, folder: str, slots: int, context: int, threads: int | None) -> None:
+def serve(path: str, folder: str, slots: int, context: int, threads: int | None, mmproj: str | None) -> None:
     """Serve until standard input ends, which also happens when the run is killed. The server's process calls
     this.
     """
@@ -207,6 +250,8 @@ def serve(path: str, folder: str, slots: int, context: int, threads: int | None)
 
     params = xllamacpp.CommonParams()
     params.model.path = path
+    if mmproj:
+        params.mmproj.path = mmproj
     params.cpuparams.n_threads = threads or cores()
     params.n_parallel = slots
     params.n_ctx = context * slots

@@ -289,7 +289,9 @@ class Model:
             }
         pictures = isinstance(contexts[0], Scene)
         # transformers repeats pictures one by one, and not those of a prompt together
-        inputs = self._inputs([context for context in contexts for _ in range(n if pictures and temperature else 1)])
+        inputs = self._inputs(
+            [context for context in contexts for _ in range(n if pictures and temperature else 1)]
+        )
         width, lengths = inputs["input_ids"].shape[1], inputs["attention_mask"].sum(1).tolist()
         criteria = [self._stopping]
         if stops := _stops(sampling):

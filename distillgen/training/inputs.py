@@ -84,7 +84,9 @@ class TrainingInputs:
         if not hasattr(processor, "tokenizer"):
             return tokenizer
         if self.api == "chat" and self.chat_template is None and processor.chat_template:
-            tokenizer.chat_template = processor.chat_template  # older folders keep it with the processor alone
+            tokenizer.chat_template = (
+                processor.chat_template
+            )  # older folders keep it with the processor alone
         processor.tokenizer, processor.chat_template = tokenizer, tokenizer.chat_template
         return processor
 

@@ -38,6 +38,7 @@ from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.job import TrainingJob
 from distillgen.training.objective import Objective
 from distillgen.training.options import TrainingOptions
+from distillgen.training.pictures import IMAGES
 from distillgen.training.progress import Progress, is_main, write_json
 from distillgen.training.rows import PARTS, Row, RowSelection
 from distillgen.training.token_rows import TOKENS
@@ -253,7 +254,8 @@ def _texts(folder: Path) -> Iterator[str]:
 
     with (folder / "train.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
-            yield from texts({name: value for name, value in json.loads(line).items() if name != "id"})
+            row = json.loads(line)
+            yield from texts({name: value for name, value in row.items() if name not in ("id", IMAGES)})
 
 
 def _arguments(folder: Path, options: TrainingOptions, learning_rate: float) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from distillgen.project import file_sha256
 from distillgen.training.options import TINY as TINY
 from distillgen.training.options import Tiny
 from distillgen.training.tiny import CHAT as CHAT
-from distillgen.training.tiny import CHAT_WITH_PICTURES
+from distillgen.training.tiny import CHAT_WITH_PICTURES, tiny_layers, write_tiny
 from distillgen.training.tiny import VOCABULARY as VOCABULARY
-from distillgen.training.tiny import tiny_layers, write_tiny
 
 Kind = Literal["causal", "seq2seq", "vision", "encoder"]
 ENCODERS = frozenset(
@@ -145,7 +144,9 @@ def outline(
     if student in SHIPPED:
         return Outline("encoder", sees=False)
     if is_gguf(student):
-        return _outline_of_gguf(find_weights(student, root)) if fetch else Outline("causal", False, read=False)
+        return (
+            _outline_of_gguf(find_weights(student, root)) if fetch else Outline("causal", False, read=False)
+        )
     folder = local(student, root)
     if folder:
         return _outlined(lambda name: folder / name, root)

@@ -55,7 +55,9 @@ def place(tmp_path_factory):
     rows = squares(root, 8)
     torch.manual_seed(0)
     size = Tiny(kind="vision", layers=1, width=16, heads=2, tokens="words")
-    folder = write_tiny(root / "model", size, None, [f"{row['question']} {row['answer']} What is it?" for row in rows], 300)
+    folder = write_tiny(
+        root / "model", size, None, [f"{row['question']} {row['answer']} What is it?" for row in rows], 300
+    )
     model = AutoModelForImageTextToText.from_pretrained(folder)
     for weights in model.parameters():
         weights.data *= 4

@@ -1,5 +1,6 @@
 """Rows with pictures: what is wrong is told in the check or leaves with its reason, and a student sees."""
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -18,6 +19,7 @@ from distillgen.training.pictures import opened, seen, shown, with_pictures
 from distillgen.training.rows import RowSelection, Unusable
 from tests.squares import squares
 from tests.stages.test_train import installed, trains  # noqa: F401  as if every package were there
+from tests.tiny_gguf import make_gguf, make_mmproj
 
 VISION = {"tiny": {"kind": "vision", "layers": 1, "width": 16, "heads": 2, "tokens": "words"}}
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
@@ -32,7 +34,9 @@ def pipeline(*, ask: dict | None = None, **options) -> dict:
     options = {"student": VISION, "images": ["picture"], "prompt": "question", **options}
     stages = [{"source": {"path": "rows.jsonl"}}, {"train": {"completion": "answer", **options}}]
     if ask:
-        stages.append({"generate": {"images": ["picture"], "template": "{{ question }}", "output": "said", **ask}})
+        stages.append(
+            {"generate": {"images": ["picture"], "template": "{{ question }}", "output": "said", **ask}}
+        )
     return {"version": 1, "stages": stages}
 
 
@@ -46,7 +50,9 @@ def filled(project, installed):  # noqa: F811
     project.write("texts.jinja", "{% for m in messages %}{{ m.role + m.content }}{% endfor %}")
 
 
-@pytest.mark.parametrize("options", [{}, {"lora": {"r": 2}}, {"lora": {"r": 2, "target": ["fc1", "linear_1"]}}])
+@pytest.mark.parametrize(
+    "options", [{}, {"lora": {"r": 2}}, {"lora": {"r": 2, "target": ["fc1", "linear_1"]}}]
+)
 def test_what_is_right_passes_the_check(filled, options):
     distillgen.load(pipeline(**options, ask={"model": "student"}))
 
@@ -90,7 +96,9 @@ def test_a_stage_may_show_pictures_to_a_student_that_sees(filled, student, sees)
 
 def test_a_students_student_sees_as_the_first_does(filled):
     given = pipeline()
-    given["stages"].append({"train": {"name": "on", "student": "student", "prompt": "question", "completion": "answer"}})
+    given["stages"].append(
+        {"train": {"name": "on", "student": "student", "prompt": "question", "completion": "answer"}}
+    )
     assert load(given).made_models()["student-on"].images is True
 
 
@@ -128,7 +136,9 @@ def learns(root: Path, **options) -> Sft:
 
 def test_a_text_is_a_turn_and_a_dialogue_stays_one(tmp_path):
     picture = reference(tmp_path, "a.png")
-    row = learns(tmp_path).row(Record("1", {"prompt": "What?", "completion": "It.", "picture": [picture] * 2}), {})
+    row = learns(tmp_path).row(
+        Record("1", {"prompt": "What?", "completion": "It.", "picture": [picture] * 2}), {}
+    )
     assert row["prompt"] == [{"role": "user", "content": "What?"}]
     assert row["completion"] == [{"role": "assistant", "content": "It."}] and row["images"] == [picture] * 2
     assert learns(tmp_path).api(row) == "chat"
@@ -156,7 +166,10 @@ def test_rows_are_measured_with_the_tokens_of_their_pictures_and_torn_pictures_l
     torn = reference(tmp_path, "torn.png")
 
     def row(images, text="What?"):
-        turns = {"prompt": [{"role": "user", "content": text}], "completion": [{"role": "assistant", "content": "It."}]}
+        turns = {
+            "prompt": [{"role": "user", "content": text}],
+            "completion": [{"role": "assistant", "content": "It."}],
+        }
         return {**turns, "images": images}
 
     rows = [row([picture]), row([picture] * 2), row([torn]), row([picture], "<image>")]
@@ -167,9 +180,13 @@ def test_rows_are_measured_with_the_tokens_of_their_pictures_and_torn_pictures_l
         "left out: a picture cannot be read: UnidentifiedImageError",
         "left out: a text has '<image>', the student's token of a picture",
     }
-    words = len(processor.tokenizer("<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n")["input_ids"])
+    words = len(
+        processor.tokenizer("<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
+    )
     longest = words + 16  # the tokens of a picture of 32 pixels, in patches of 8
-    assert len(seen(selected, processor, tmp_path, longest + 1).parts["train"]) == 1  # two pictures do not fit
+    assert (
+        len(seen(selected, processor, tmp_path, longest + 1).parts["train"]) == 1
+    )  # two pictures do not fit
     with pytest.raises(ConfigError, match="no row is left"):
         seen(selected, processor, tmp_path, longest)
     batch = shown(kept, tmp_path)["train"][0:2]
@@ -178,33 +195,67 @@ def test_rows_are_measured_with_the_tokens_of_their_pictures_and_torn_pictures_l
     assert opened([picture], tmp_path)[0].size == (32, 32)
 
 
+ASK = {"template": "{{ question }}", "temperature": 0, "max_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """A project with squares, one of which has changed, and a run in which a student learnt them."""
+    pytest.importorskip("PIL")
+    root = tmp_path_factory.mktemp("squares")
+    rows = squares(root, 560, held_out=120)
+    rows[0]["picture"]["sha256"] = "0" * 64
+    (root / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (root / "pipelines").mkdir()
+    asks = [
+        {"generate": {"name": name, "model": "student", "images": [field], "output": name, **ASK}}
+        for name, field in (("said", "picture"), ("control", "other"))
+    ]
+    student = {"tiny": {"kind": "vision", "width": 64}}
+    given = pipeline(student=student, epochs=24, batch_size=32, learning_rate=0.001)
+    with contextlib.chdir(root):
+        distillgen.run({**given, "stages": given["stages"] + asks}, out="runs/a")
+        yield root
+
+
+def right(rows: list[dict], name: str) -> float:
+    return sum(row[name].strip() == row["answer"] for row in rows) / len(rows)
+
+
+def held_out(file: Path) -> list[dict]:
+    return [row for row in map(json.loads, file.read_text().splitlines()) if row["split"] == "test"]
+
+
 class TestLearning:
     pytestmark = trains
 
-    def test_a_student_sees_the_colour_and_the_place_of_a_square(self, project):
-        pytest.importorskip("PIL")
-        rows = squares(project.path, 560, held_out=120)
-        rows[0]["picture"]["sha256"] = "0" * 64
-        project.rows("rows.jsonl", rows)
-        asks = [
-            {"generate": {"name": name, "model": "student", "images": [field], "output": name, **ASK}}
-            for name, field in (("said", "picture"), ("control", "other"))
-        ]
-        student = {"tiny": {"kind": "vision", "width": 64, "tokens": "words"}}
-        given = pipeline(student=student, epochs=24, batch_size=32, learning_rate=0.001)
-        run = distillgen.run({**given, "stages": given["stages"] + asks}, out="runs/a")
-        test = [row for row in map(json.loads, (Path("runs/a/corpus.jsonl")).read_text().splitlines())]
-        test = [row for row in test if row["split"] == "test"]
-        right = {
-            name: sum(row[name].strip() == row["answer"] for row in test) / len(test)
-            for name in ("said", "control")
-        }
-        assert run.rows and right["said"] >= 0.95
-        assert right["control"] <= 0.3  # with another row's picture
-        manifest = json.loads(Path("runs/a/student/manifest.json").read_bytes())
+    def test_a_student_sees_the_colour_and_the_place_of_a_square(self, learnt):
+        rows = held_out(learnt / "runs/a/corpus.jsonl")
+        assert len(rows) == 120 and right(rows, "said") >= 0.95
+        assert right(rows, "control") <= 0.3  # with another row's picture
+        manifest = json.loads((learnt / "runs/a/student/manifest.json").read_bytes())
         assert manifest["data"]["rows"]["train"] == 439
         (reason,) = (name for name in manifest["data"]["rows"] if name.startswith("left out"))
         assert "the picture in picture has changed" in reason
+        tokens = json.loads((learnt / "runs/a/student/tokenizer.json").read_bytes())["model"]["vocab"]
+        assert not {"picture", "pictures"} & {*tokens}  # the paths of pictures are no texts
+
+    def test_llama_cpp_sees_what_it_saw(self, learnt):
+        for package in ("xllamacpp", "gguf"):
+            pytest.importorskip(package)
+        student = learnt / "runs/a/student"
+        make_gguf(student, learnt / "small.gguf")
+        make_mmproj(student, learnt / "mmproj.gguf")
+        small = {"provider": "embedded", "model": "small.gguf", "mmproj": "mmproj.gguf", "context": 256}
+        stages = [{"source": {"path": "rows.jsonl"}}]
+        for name, field in (("said", "picture"), ("control", "other")):
+            ask = {"name": name, "model": "small", "images": [field], "output": name, **ASK}
+            stages.append({"generate": {**ask, "when": "{{ split == 'test' }}"}})
+        with contextlib.chdir(learnt):
+            distillgen.run({"version": 1, "models": {"small": small}, "stages": stages}, out="runs/b")
+        rows = held_out(learnt / "runs/b/corpus.jsonl")
+        assert len(rows) == 120 and right(rows, "said") == 1.0
+        assert right(rows, "control") <= 0.3
 
     @pytest.mark.parametrize("loss", ["completion", "assistant"])
     def test_an_adapter_learns_and_goes_on_as_a_whole_model(self, project, loss):
@@ -220,7 +271,9 @@ class TestLearning:
         given["stages"] += [{"train": again}, {"generate": ask}]
         distillgen.run(given, out="runs/a")
         assert (Path("runs/a/student-on") / "processor_config.json").is_file()
-        assert len(Path("runs/a/corpus.jsonl").read_text().splitlines()) == 80
-
-
-ASK = {"template": "{{ question }}", "temperature": 0, "max_tokens": 4}
+        lines = [
+            line
+            for name in ("corpus", "dropped")
+            for line in Path(f"runs/a/{name}.jsonl").read_text().splitlines()
+        ]
+        assert len(lines) == 80 and not any("failed" in line for line in lines)
