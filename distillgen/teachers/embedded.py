@@ -186,13 +186,13 @@ class Embedded(Endpoint):
         """Start the server in a process of its own, which can be stopped at any moment."""
         self.activity.note = "looking for the model's weights"
         path = await asyncio.to_thread(find_weights, self.spec.model, self.services.root)
-        mmproj = self.spec.mmproj and await asyncio.to_thread(
-            find_weights, self.spec.mmproj, self.services.root
-        )
+        mmproj = ""
+        if self.spec.mmproj:
+            mmproj = str(await asyncio.to_thread(find_weights, self.spec.mmproj, self.services.root))
         self.activity.note = f"loading {path.name}"
         folder = self._opened.enter_context(tempfile.TemporaryDirectory(prefix="distillgen-"))
         settings = [str(path), folder, self.spec.max_concurrency, self.spec.context, self.spec.threads]
-        settings.append(str(mmproj) if mmproj else None)
+        settings.append(mmproj)
         server = subprocess.Popen(
             [sys.executable, "-m", __name__, json.dumps(settings)],
             start_new_session=True,
@@ -238,7 +238,7 @@ class Embedded(Endpoint):
         await self._opened.aclose()
 
 
-def serve(path: str, folder: str, slots: int, context: int, threads: int | None, mmproj: str | None) -> None:
+def serve(path: str, folder: str, slots: int, context: int, threads: int | None, mmproj: str) -> None:
     """Serve until standard input ends, which also happens when the run is killed. The server's process calls
     this.
     """

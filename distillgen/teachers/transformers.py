@@ -240,13 +240,13 @@ class Model:
         return prompt.text[-60:] if isinstance(prompt, Scene) else str(self.tokenizer.decode(prompt[-12:]))
 
     def _inputs(self, prompts: Sequence[list[int] | Scene]) -> dict[str, Any]:
-        """Return the tensors of prompts, padded on the left."""
+        """Return the tensors of prompts, padded on the left: all have pictures, or none has."""
         import torch
 
-        if isinstance(prompts[0], Scene):
-            return model_inputs(prompts, self.processor, self.device)
+        if scenes := [prompt for prompt in prompts if isinstance(prompt, Scene)]:
+            return model_inputs(scenes, self.processor, self.device)
         width = max(map(len, prompts))
-        padded = [[self.pad] * (width - len(ids)) + ids for ids in prompts]
+        padded = [[self.pad] * (width - len(ids)) + [*ids] for ids in prompts]
         mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
         return {
             "input_ids": torch.tensor(padded, device=self.device),

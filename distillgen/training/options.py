@@ -61,8 +61,8 @@ class Tiny(BaseModel):
     pixels: int | None = Field(
         None,
         ge=PATCH,
-        description=f"of kind vision: side of the square to which pictures are scaled, a multiple of {PATCH}; "
-        "default: 32",
+        description="of kind vision: side of the square to which pictures are scaled, a multiple of "
+        f"{PATCH}; default: 32",
     )
     tokens: str | None = Field(
         None, description="words, chars, or the earlier student whose tokens it takes; default: byte pairs"
