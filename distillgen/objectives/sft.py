@@ -18,7 +18,7 @@ from distillgen.record import FieldName, Record
 from distillgen.training.chat_template import Turns, marks_answers, rendered
 from distillgen.training.dialogue import CHAT, Dialogue, lengths, turns_of
 from distillgen.training.inputs import Api, Prepared, TrainingInputs
-from distillgen.training.pictures import IMAGES, references, seen, shown, with_pictures
+from distillgen.training.pictures import IMAGES, fitting, pixel_rows, references, with_pictures
 from distillgen.training.rows import Assessment, Row, RowSelection, Unusable, cut, fit, uncut
 from distillgen.training.students import Outline
 
@@ -155,7 +155,7 @@ class Sft(Dialogue):
         if self.text:
             return {"text": self._text(record)}
         if self.images:
-            return self._seen(record)
+            return self._with_images(record)
         if self.loss != "assistant":
             return self.example(record) | self.offered(record)
         turns = self.turns(record)
@@ -163,7 +163,7 @@ class Sft(Dialogue):
             raise Unusable(f"no turn in '{self.messages}' is the assistant's")
         return {"messages": turns} | self.offered(record)
 
-    def _seen(self, record: Record) -> Row:
+    def _with_images(self, record: Record) -> Row:
         """Return chat turns with the references to their pictures. Raises Unusable."""
         pictures = {IMAGES: references(record, self.images, self._root)}
         if self.loss == "assistant":
@@ -193,10 +193,10 @@ class Sft(Dialogue):
         max_length = min(self.pack or max_length, max_length)
         root = inputs.project.root
         if self.images:
-            rows = seen(inputs.rows, processor, root, max_length)
+            rows = fitting(inputs.rows, processor, root, max_length)
         else:
             rows = (_whole_texts if self.text else _examples)(inputs.rows, tokenizer, max_length)
-        parts = shown(rows, root) if self.images else rows.parts
+        parts = pixel_rows(rows, root) if self.images else rows.parts
         config = SFTConfig(
             **(_one_by_one(inputs.arguments) if self.pack else inputs.arguments),
             max_length=max_length,

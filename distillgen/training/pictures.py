@@ -38,7 +38,7 @@ def references(record: Record, names: Sequence[str], root: Path) -> list[dict[st
     return [{"path": part["path"], "sha256": part["sha256"]} for part in parts]
 
 
-def opened(pictures: Sequence[dict[str, Any]], root: Path) -> list[Any]:
+def open_pictures(pictures: Sequence[dict[str, Any]], root: Path) -> list[Any]:
     """Return the pictures of references, in colour. Raise Unusable if one cannot be read."""
     from PIL import Image
 
@@ -52,18 +52,24 @@ def opened(pictures: Sequence[dict[str, Any]], root: Path) -> list[Any]:
 
 
 def with_pictures(turns: Turns, count: int) -> Turns:
-    """Return turns of which the user's last one begins with places for pictures, as a request has them."""
+    """Return turns whose contents are parts: the user's last one begins with places for pictures.
+
+    A request has them there, too; TRL would put them into the first turn that is a text.
+    """
     last = max(place for place, turn in enumerate(turns) if turn["role"] == "user")
-    parts = [*({"type": "image"} for _ in range(count)), {"type": "text", "text": turns[last]["content"]}]
-    return [*turns[:last], {**turns[last], "content": parts}, *turns[last + 1 :]]
+    places = [{"type": "image"} for _ in range(count)]
+    return [
+        {**turn, "content": [*(places if i == last else ()), {"type": "text", "text": turn["content"]}]}
+        for i, turn in enumerate(turns)
+    ]
 
 
-def shown(rows: RowSelection, root: Path) -> dict[str, Any]:
+def pixel_rows(rows: RowSelection, root: Path) -> dict[str, Any]:
     """Return the data set of each part, which reads the pictures of the rows that a batch takes."""
 
     def transform(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         name = "messages" if "messages" in batch else "prompt"
-        pictures = [opened(references, root) for references in batch[IMAGES]]
+        pictures = [open_pictures(references, root) for references in batch[IMAGES]]
         counts = map(len, pictures)
         turns = [with_pictures(turns, count) for turns, count in zip(batch[name], counts, strict=True)]
         return {**batch, name: turns, IMAGES: pictures}
@@ -71,7 +77,7 @@ def shown(rows: RowSelection, root: Path) -> dict[str, Any]:
     return {part: data.with_transform(transform) for part, data in rows.parts.items()}
 
 
-def seen(rows: RowSelection, processor: Any, root: Path, max_length: int) -> RowSelection:
+def fitting(rows: RowSelection, processor: Any, root: Path, max_length: int) -> RowSelection:
     """Return the rows whose pictures can be read and whose prompts fit, with the tokens of the pictures."""
     if not hasattr(processor, "tokenizer"):
         raise ConfigError("'images': the student has no processor of pictures; give one that sees")
@@ -97,11 +103,11 @@ def _lengths(processor: Any, row: Row, root: Path) -> tuple[int, int]:
     token = getattr(processor, "image_token", None)
     if token and any(token in turn["content"] for turn in turns):
         raise Unusable(f"a text has '{token}', the student's token of a picture")
-    pictures = opened(row[IMAGES], root)
+    pictures = open_pictures(row[IMAGES], root)
     turns = with_pictures(turns, len(pictures))
     before = processor.apply_chat_template(turns[:-1], add_generation_prompt=True, tokenize=False)
-    whole = processor.apply_chat_template(turns, tokenize=False)
-    start = len(os.path.commonprefix([before, whole]))
+    text = processor.apply_chat_template(turns, tokenize=False)
+    start = len(os.path.commonprefix([before, text]))
     prompt = processor(images=pictures, text=before[:start], add_special_tokens=False)["input_ids"][0]
-    answer = processor.tokenizer(whole[start:], add_special_tokens=False)["input_ids"]
+    answer = processor.tokenizer(text[start:], add_special_tokens=False)["input_ids"]
     return len(prompt), len(prompt) + len(answer)

@@ -99,7 +99,7 @@ class Outline:
     """Properties of a student that its small files tell before it is loaded."""
 
     kind: Kind | None = None
-    """Vision is that of a tiny student. Of others that see, some can be loaded as causal, which no file tells."""
+    """Vision is that of a tiny student: of others that see, no file tells which can be loaded as causal."""
     sees: bool | None = None
     """Whether it takes pictures; None if its files were not read."""
     template: str | None = None

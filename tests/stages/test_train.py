@@ -301,12 +301,7 @@ UNFIT = [
         "its chat template does not mark the assistant's text ({% generation %})",
     ),
     (MARKS.replace("m.content", "''"), {}, {"loss": "assistant"}, "does not mark the assistant's text"),
-    (
-        MARKS,
-        BERT,
-        {},
-        "it trains a model that writes texts (causal) or an encoder-decoder, and this is an encoder",
-    ),
+    (MARKS, BERT, {}, "an encoder-decoder or one that sees pictures, and this is an encoder"),
     (
         MARKS,
         T5,

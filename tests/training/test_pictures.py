@@ -15,7 +15,7 @@ from distillgen.pipeline.load import load
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.training.options import Tiny
-from distillgen.training.pictures import opened, seen, shown, with_pictures
+from distillgen.training.pictures import fitting, open_pictures, pixel_rows, with_pictures
 from distillgen.training.rows import RowSelection, Unusable
 from tests.squares import squares
 from tests.stages.test_train import installed, trains  # noqa: F401  as if every package were there
@@ -147,9 +147,10 @@ def test_a_text_is_a_turn_and_a_dialogue_stays_one(tmp_path):
 def test_pictures_stand_before_the_text_of_the_users_last_turn():
     turns = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user", "assistant")]
     placed = with_pictures(turns, 2)
-    assert [turn["content"] for turn in placed[:3]] == ["system", "user", "assistant"]
+    texts = [[{"type": "text", "text": turn["content"]}] for turn in turns]
+    assert [turn["content"] for turn in placed[:3]] == texts[:3]
     assert placed[3]["content"] == [{"type": "image"}] * 2 + [{"type": "text", "text": "user"}]
-    assert placed[4] == turns[4]
+    assert placed[4] == {"role": "assistant", "content": texts[4]}
 
 
 def test_rows_are_measured_with_the_tokens_of_their_pictures_and_torn_pictures_leave(tmp_path):
@@ -174,7 +175,7 @@ def test_rows_are_measured_with_the_tokens_of_their_pictures_and_torn_pictures_l
 
     rows = [row([picture]), row([picture] * 2), row([torn]), row([picture], "<image>")]
     selected = RowSelection({"train": Dataset.from_list(rows)})
-    kept = seen(selected, processor, tmp_path, 1024)
+    kept = fitting(selected, processor, tmp_path, 1024)
     assert len(kept.parts["train"]) == 2
     assert {*kept.counts} == {
         "left out: a picture cannot be read: UnidentifiedImageError",
@@ -185,14 +186,14 @@ def test_rows_are_measured_with_the_tokens_of_their_pictures_and_torn_pictures_l
     )
     longest = words + 16  # the tokens of a picture of 32 pixels, in patches of 8
     assert (
-        len(seen(selected, processor, tmp_path, longest + 1).parts["train"]) == 1
+        len(fitting(selected, processor, tmp_path, longest + 1).parts["train"]) == 1
     )  # two pictures do not fit
     with pytest.raises(ConfigError, match="no row is left"):
-        seen(selected, processor, tmp_path, longest)
-    batch = shown(kept, tmp_path)["train"][0:2]
+        fitting(selected, processor, tmp_path, longest)
+    batch = pixel_rows(kept, tmp_path)["train"][0:2]
     assert [len(pictures) for pictures in batch["images"]] == [1, 2]
     assert batch["prompt"][1][0]["content"][1] == {"type": "image"}
-    assert opened([picture], tmp_path)[0].size == (32, 32)
+    assert open_pictures([picture], tmp_path)[0].size == (32, 32)
 
 
 ASK = {"template": "{{ question }}", "temperature": 0, "max_tokens": 8}
@@ -262,7 +263,8 @@ class TestLearning:
         pytest.importorskip("PIL")
         rows = squares(project.path, 40)
         for row in rows:
-            texts = (("user", row["question"]), ("assistant", row["answer"]))
+            texts = [("user", "Look."), ("assistant", "Yes."), ("user", row["question"])]
+            texts.append(("assistant", row["answer"]))
             row["messages"] = [{"role": role, "content": text} for role, text in texts]
         project.rows("rows.jsonl", rows)
         given = pipeline(lora={"r": 4}, epochs=1, loss=loss)

@@ -55,7 +55,7 @@ def test_what_is_right_passes_the_check(filled, stages, options):
     [
         ((), {"student": {"tiny": {"layer": 2}}}, "layer"),
         ((), {"student": {"tiny": {"tokens": "wrods"}}}, "did you mean 'words'?"),
-        ((), {"student": {"tiny": {"kind": "encoder"}}}, "must be 'decoder' or 'encoder-decoder'"),
+        ((), {"student": {"tiny": {"kind": "encoder"}}}, "must be 'decoder', 'encoder-decoder' or 'vision'"),
         (
             (),
             {"student": {"tiny": {"kind": "encoder-decoder"}}, "text": "completion"},
