@@ -56,7 +56,7 @@ def with_pictures(turns: Turns, count: int) -> Turns:
 
     A request has them there, too; TRL would put them into the first turn that is a text.
     """
-    last = max(place for place, turn in enumerate(turns) if turn["role"] == "user")
+    last = max((i for i, turn in enumerate(turns) if turn["role"] == "user"), default=0)
     places = [{"type": "image"} for _ in range(count)]
     return [
         {**turn, "content": [*(places if i == last else ()), {"type": "text", "text": turn["content"]}]}
