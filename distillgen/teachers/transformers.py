@@ -186,6 +186,9 @@ class Model:
     Another thread sets `stop_event` to end them; they raise Stopped.
     """
 
+    processor: Any = None
+    """What makes tokens and pixels of a prompt, of a model that sees."""
+
     def __init__(
         self,
         path: str,
@@ -216,7 +219,8 @@ class Model:
         adapter_has_tokenizer = adapter and (Path(adapter) / "tokenizer_config.json").is_file()
         files = adapter if adapter_has_tokenizer else path
         self.tokenizer = AutoTokenizer.from_pretrained(files)
-        self.processor = AutoProcessor.from_pretrained(files) if sees(config) else None
+        if sees(config):
+            self.processor = AutoProcessor.from_pretrained(files)
         self.root = root
         end = getattr(model.generation_config, "eos_token_id", None)
         self.ends = set(end) if isinstance(end, list) else {end, self.tokenizer.eos_token_id} - {None}
