@@ -215,11 +215,13 @@ def model_argument(text: str) -> tuple[str, Any]:
     return name, student_entry(value)
 
 
-def student_entry(folder: str | Path) -> dict[str, str]:
+def student_entry(folder: str | Path) -> dict[str, Any]:
     """Return the entry of a pipeline's models for a student's folder, or for any model of transformers."""
     manifest = Path(folder) / "manifest.json"
     gives = str(load_state(manifest).get("gives", "text")) if manifest.is_file() else "text"
-    entry = {"provider": "transformers"} if gives == "text" else {"provider": "network", "gives": gives}
+    entry: dict[str, Any] = {"provider": "network", "gives": gives}
+    if gives in ("text", "demonstrated"):
+        entry = {"provider": "transformers"} | ({} if gives == "text" else {"demonstrations": True})
     return {**entry, "model": in_project(folder)}
 
 

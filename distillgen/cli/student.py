@@ -161,7 +161,7 @@ def evaluate(
 
 def _student_and_base(run: Path) -> dict[str, Any]:
     """Return entries of a pipeline's models for the student of a run and for its base model; {} without a
-    student. The base of a student with classes or scores has none, and is left out.
+    student. The base of a student with classes, scores or a distiller gives something else, and is left out.
     """
     manifest = run / "student" / "manifest.json"
     if not manifest.is_file():
@@ -169,7 +169,8 @@ def _student_and_base(run: Path) -> dict[str, Any]:
     base = load_state(manifest, "base")["base"]
     base = in_project(manifest.parent / "base") if base == "base" else base
     entry = student_entry(manifest.parent)
-    before = {} if entry.get("gives") in ("classes", "scores") else {"base": {**entry, "model": base}}
+    other = entry.get("gives") in ("classes", "scores") or entry.get("demonstrations")
+    before = {} if other else {"base": {**entry, "model": base}}
     return {"student": entry, **before}
 
 

@@ -161,19 +161,20 @@ class Train(TrainingOptions, Stage):
         self, first: str, base: str, directory: Path, project: Project, *, sees: bool | None
     ) -> dict[str, Spec]:
         """Return the student, its peers and its base, for later stages to ask. `first` is the student before
-        any training, and `base` the model to ask in its place; it has no classes and no scores. `sees` says
-        whether they take pictures; None if that is unknown.
+        any training, and `base` the model to ask in its place; it has no classes, no scores and no distiller.
+        `sees` says whether they take pictures; None if that is unknown.
         """
         learning, folder = self.learning(project), directory / self.student_name
         gives, peers = learning.gives(), learning.peers()
         models = {self.student_name: str(folder)}
         models |= {f"{self.student_name}-{peer}": str(folder / students.PEERS / peer) for peer in peers}
-        if not students.is_gguf(first) and gives not in ("classes", "scores"):
+        if not students.is_gguf(first) and gives not in ("classes", "scores", "demonstrated"):
             # a GGUF file is not asked before it is converted
             models[self.base_name] = str(folder / "base") if first == students.TINY else base
-        if gives == "text":
+        if gives in ("text", "demonstrated"):
+            reads = {"demonstrations": gives == "demonstrated"}
             return {
-                name: TransformersSpec(provider="transformers", model=model, images=sees)
+                name: TransformersSpec(provider="transformers", model=model, images=sees, **reads)
                 for name, model in models.items()
             }
         return {
@@ -206,6 +207,9 @@ class Train(TrainingOptions, Stage):
         if first not in trained and not network:
             students.check(first, project.root, [*trained])
         needed = {name: trained[name] for name in self._parts(learning, network, project) if name in trained}
+        for name, training in needed.items():
+            if training.demonstrated:
+                raise ConfigError(f"'{name}' reads demonstrations as vectors; record its answers in a stage")
         files = self._files(project, learning, first, network)
         if self.where is not None:
             Text(self.where).check(context, "'where'")
@@ -360,6 +364,7 @@ class Train(TrainingOptions, Stage):
     ) -> None:
         """Raise ConfigError if the objective cannot train the student."""
         name, first, template, chain, experts = student, self, "", list[str](), False
+        demonstrated = student in trained and trained[student].demonstrated
         while student in trained:  # go back to the model that the first training begins with
             chain.append(student)
             before = trained[student].bound
@@ -388,6 +393,7 @@ class Train(TrainingOptions, Stage):
             check_width(tiny.feed_forward if tiny else 0)
         experts = experts or outline.experts or self.experts is not None
         outline = replace(outline, tokens=frozenset([*chain, *tokens]), experts=experts)
+        outline = replace(outline, distiller=outline.distiller or demonstrated)
         template_file = template or first.chat_template
         if template_file:
             text = context.project.file(template_file).read_text(encoding="utf-8")
@@ -531,6 +537,11 @@ class _Training(NamedTuple):
     folder: Path
     peer: str = ""
     """The name of the peer, if the student is one."""
+
+    @property
+    def demonstrated(self) -> bool:
+        """Whether the student reads demonstrations as vectors."""
+        return self.bound.learning.gives() == "demonstrated"
 
     @property
     def inputs(self) -> list[str] | None:

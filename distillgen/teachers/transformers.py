@@ -24,10 +24,11 @@ from distillgen.inference.opening import USER_TURN, opening, text_start
 from distillgen.inference.reasoning import opens_thought
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
-from distillgen.inference.weights import model_path, weights_identity
+from distillgen.inference.weights import has_distiller, model_path, weights_identity
 from distillgen.record import digest, dumps
 from distillgen.state_files import load_state
 from distillgen.teachers._batching import Batching, Waiting
+from distillgen.teachers._network_models import PAIR, pair_of
 from distillgen.teachers._search import MAX_TOKENS, NextTokens, Query, searched, vocabulary_of
 from distillgen.teachers._seeing import Scene, continued, model_inputs, parts_of, scene
 from distillgen.teachers._settling import chat_text, settled
@@ -37,6 +38,8 @@ class TransformersSpec(Spec):
     """A model in Hugging Face transformers, in the process of the run.
 
     `model` is a folder or a name on the Hub: of a model, or of a PEFT adapter, which names its base model.
+    A student of the objective `mend` reads a JSON list of two texts, demonstrations and query; its
+    `demonstrations` become vectors, and these and the query's tokens are the tokens that the model reads.
     """
 
     max_concurrency: int = Field(16, ge=1, description="largest number of sequences in a batch")
@@ -44,6 +47,9 @@ class TransformersSpec(Spec):
         None,
         description="chat, or completions, which sends the prompt as one text; default: as the student "
         "was trained, else chat",
+    )
+    demonstrations: bool = Field(
+        False, description="whether it is a student that reads demonstrations as vectors, of objective mend"
     )
     dtype: str | None = Field(None, description="type of the weights, such as bfloat16; default: as stored")
     device: str | None = Field(
@@ -58,10 +64,11 @@ class TransformersSpec(Spec):
     @property
     def capabilities(self) -> frozenset[str]:
         """What the model gives besides text."""
+        texts = self.api == "completions" or self.demonstrations
         of_chat = {"user_turn", *(["images"] if self.images is not False else [])}
         return frozenset(
             {"n", "logprobs", "score", "first_token", "constraints", "pruned_constraints"}
-            | (of_chat if self.api != "completions" else set())
+            | (set() if texts else of_chat)
         )
 
     @property
@@ -69,13 +76,23 @@ class TransformersSpec(Spec):
         """As many alternatives as the ledger keeps of a token."""
         return MOST_ALTERNATIVES
 
+    def refusal(self, templates: Sequence[str]) -> str:
+        """Return why a model with a distiller cannot answer prompts that are no pair."""
+        source = templates[0].strip()
+        if self.demonstrations and not (len(templates) == 1 and (source.startswith("[") or "json" in source)):
+            return f"reads {PAIR}: the prompt must be a pair, such as {{{{ [demos, query] | json }}}}"
+        return ""
+
     def check(self, root: Path) -> None:
         """Raise ConfigError if the model or a package is missing."""
         need("provider 'transformers'", "torch", "transformers")
-        if model_path(self.model, root) is None and (
-            self.model.startswith((".", "/", "~")) or self.model.count("/") > 1
-        ):
+        path = model_path(self.model, root)
+        if path is None and (self.model.startswith((".", "/", "~")) or self.model.count("/") > 1):
             raise ConfigError(f"there is no folder '{self.model}'; a name on the Hub is like owner/name")
+        if has_distiller(path) != self.demonstrations:
+            reads = "no demonstrations" if self.demonstrations else "demonstrations"
+            remedy = f"write demonstrations: {str(not self.demonstrations).lower()}"
+            raise ConfigError(f"the model '{self.model}' reads {reads} as vectors; {remedy}")
 
     def with_files(self, root: Path) -> TransformersSpec:
         """Return the entry, which knows whether the files in its folder see."""
@@ -128,6 +145,8 @@ class Transformers(Batching):
     def answer_batch(self, batch: Sequence[Waiting]) -> list[list[Completion] | Exception]:
         """Generate or score. A request that the chat template does not take fails alone."""
         model: Model = self._model
+        if model.soft is not None:
+            model.soft.forget()
         tokens: list[list[int] | Scene | Exception] = []
         for entry in batch:
             try:
@@ -215,6 +234,12 @@ class Model:
         self.name, self.seq2seq = Path(adapter or path).name if Path(path).exists() else spec.model, seq2seq
         self.stop_event = stop_event
         self.device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.soft: Any = None
+        if spec.demonstrations:
+            from distillgen.networks.distiller import SoftTokens, load_distiller
+
+            self.soft = SoftTokens(model.get_input_embeddings(), load_distiller(Path(path)))
+            model.set_input_embeddings(self.soft)
         self.model = model.to(self.device).eval()
         adapter_has_tokenizer = adapter and (Path(adapter) / "tokenizer_config.json").is_file()
         files = adapter if adapter_has_tokenizer else path
@@ -259,8 +284,16 @@ class Model:
 
     def tokens(self, request: Request) -> list[int]:
         """Return the tokens of a prompt, or of messages in the model's chat template; without one, of their
-        texts.
+        texts. Demonstrations are the vectors that they become, behind the vocabulary.
         """
+        if self.soft is not None:
+            pair = pair_of(request.prompt or "")
+            if pair is None:
+                raise ValueError(f"it reads {PAIR}, as a prompt without turns")
+            demos, query = (
+                list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in pair
+            )
+            return [*self.soft.of([*text_start(self.tokenizer), *demos]), *query]
         if request.prompt is not None:
             return list(self.tokenizer(request.prompt)["input_ids"])
         read = parts_of if self.processor else chat_text

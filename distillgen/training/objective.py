@@ -31,7 +31,8 @@ MODELS: Mapping[students.Kind, str] = {
     "vision": "one that sees pictures",
     "encoder": "an encoder",
 }
-Gives = Literal["text", "classes", "scores", "vectors"]
+Gives = Literal["text", "demonstrated", "classes", "scores", "vectors"]
+"""`demonstrated`: texts, for a prompt that is a pair of demonstrations and a query."""
 NO_TEMPLATE = "give one with chat_template: FILE.jinja, or train on texts: prompt and completion"
 
 
@@ -82,6 +83,8 @@ class Objective(BaseModel):
         if student.kind and student.kind not in self.kinds:
             able = " or ".join(MODELS[kind] for kind in sorted(self.kinds))
             raise ConfigError(f"it trains {able}, and this is {MODELS[student.kind]}")
+        if student.distiller and self.gives() != "demonstrated":
+            raise ConfigError("the student reads demonstrations as vectors, and only 'mend' goes on with it")
         chats = self.chats(context)
         if not chats or student.kind == "seq2seq":
             return

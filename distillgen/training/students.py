@@ -15,7 +15,7 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.inference.gguf_file import check_gguf
 from distillgen.inference.model_class import model_class, sees
 from distillgen.inference.spec import Spec
-from distillgen.inference.weights import KNOWN_MODELS, SHIPPED, find_weights, shipped
+from distillgen.inference.weights import DISTILLER, KNOWN_MODELS, SHIPPED, find_weights, shipped
 from distillgen.project import file_sha256
 from distillgen.training.options import TINY as TINY
 from distillgen.training.options import Tiny
@@ -118,6 +118,8 @@ class Outline:
     """The family of models that it is of, as transformers names it."""
     experts: bool = False
     """Whether tokens are sent to experts."""
+    distiller: bool = False
+    """Whether it reads demonstrations as vectors."""
 
 
 _TINY: Mapping[str, tuple[Kind, str | None]] = {
@@ -204,6 +206,7 @@ def _outlined(file: Callable[[str], Path], root: Path) -> Outline:
         layers=_layers(file),
         family=config.get("model_type"),
         experts="num_experts_per_tok" in config,
+        distiller=file(DISTILLER).is_file(),
     )
 
 

@@ -75,7 +75,7 @@ def write_tiny(folder: Path, size: Tiny, tokens: Path | None, texts: Iterable[st
         tokenizer.backend_tokenizer.post_processor = None
     if size.kind == "decoder":
         tokenizer.chat_template = tokenizer.chat_template or CHAT
-        model = _decoder(size, tokenizer)
+        model = decoder(size, tokenizer)
     if size.kind == "vision":
         processor = _processor(size, tokenizer)
         model = _vision(size, tokenizer)
@@ -85,7 +85,8 @@ def write_tiny(folder: Path, size: Tiny, tokens: Path | None, texts: Iterable[st
     return folder
 
 
-def _decoder(size: Tiny, tokenizer: Any) -> Any:
+def decoder(size: Tiny, tokenizer: Any) -> Any:
+    """Return a random Llama."""
     from transformers import LlamaForCausalLM
 
     return LlamaForCausalLM(_llama(size, tokenizer))
