@@ -28,13 +28,13 @@ def label_maps(*, rows: int = 12000, tested: int = 512, seed: int = 0) -> Iterat
         colours = chance.choice(known if split == "train" else held_out)
         colour_of = dict(zip(FRUITS, colours, strict=True))
         shown, fruit = chance.choices(FRUITS, k=SHOWN), chance.choice(FRUITS)
-        demos = "".join(f"{name} {colour_of[name]}\n" for name in shown)
+        demos = "".join(f" {name} {colour_of[name]}" for name in shown)
         yield {
             "task": " ".join(colours),
             "demos": demos,
-            "other": "".join(f"{name} {chance.choice(COLOURS)}\n" for name in shown),
-            "prompt": fruit,
+            "other": "".join(f" {name} {chance.choice(COLOURS)}" for name in shown),
+            "prompt": f" {fruit}",
             "completion": f" {colour_of[fruit]}",
-            "text": f"{demos}{fruit} {colour_of[fruit]}\n",
+            "text": f"{demos} {fruit} {colour_of[fruit]}",
             "split": split,
         }
