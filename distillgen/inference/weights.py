@@ -145,14 +145,6 @@ def shipped(model: str) -> str:
     )
 
 
-DISTILLER = "distiller.json"  # the file that tells of a distiller of demonstrations in a model's folder
-
-
-def has_distiller(path: Path | None) -> bool:
-    """Return whether a folder holds a language model that reads demonstrations as vectors."""
-    return path is not None and (path / DISTILLER).is_file()
-
-
 _SUFFIXES = {".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".model", ".txt"}
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from distillgen.inference.weights import DISTILLER
+from distillgen.networks.spec import DISTILLER
 
 WEIGHTS = "distiller.safetensors"
 
@@ -29,10 +29,10 @@ class Distiller(nn.Module):  # type: ignore[misc]
     def __init__(self, network: Any, slots: int, width: int) -> None:
         """`network` is a decoder without a head, and `width` that of the language model."""
         super().__init__()
-        own = network.get_input_embeddings().weight.shape[1]
+        size = network.get_input_embeddings().weight.shape[1]
         self.network, self.width = network, width
-        self.slots = nn.Parameter(torch.randn(slots, own) * network.config.initializer_range)
-        self.bridge = nn.Sequential(nn.Linear(own, width), nn.Tanh()) if own != width else nn.Identity()
+        self.slots = nn.Parameter(torch.randn(slots, size) * network.config.initializer_range)
+        self.bridge = nn.Sequential(nn.Linear(size, width), nn.Tanh()) if size != width else nn.Identity()
 
     def forward(self, ids: Any, mask: Any) -> Any:
         """Return the vectors [rows, slots, width] of ids [rows, tokens], which are padded at the left."""

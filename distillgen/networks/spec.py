@@ -15,6 +15,7 @@ from distillgen.plugins import find
 from distillgen.project import Project
 
 CONFIG = "network.json"  # the file that tells a network's folder
+DISTILLER = "distiller.json"  # the file that tells a distiller, beside a language model
 CLASS = "class"  # the name of the head of a network that lists none
 FORM = "a body with its options, such as {mlp: [64, 32]}, and beside it heads, read, inputs"
 Grid = float | list[float]
@@ -54,6 +55,11 @@ class Reading(BaseModel):
 def is_network(folder: Path | str) -> bool:
     """Return whether a folder holds a network."""
     return folder != "" and (Path(folder) / CONFIG).is_file()
+
+
+def has_distiller(folder: Path | None) -> bool:
+    """Return whether a folder holds a language model that reads demonstrations as vectors."""
+    return folder is not None and (folder / DISTILLER).is_file()
 
 
 def grid(values: Grid) -> list[float]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, field_validator
 
-from distillgen.errors import ConfigError
+from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Signal
 from distillgen.record import FieldName, Record
@@ -73,6 +73,14 @@ class Mend(Objective):
                     "tiny: it is a decoder with the student's tokens: leave out 'kind' and 'tokens'"
                 )
         return value
+
+    def bound(self, context: CheckContext, earlier: Mapping[str, Sequence[str] | None]) -> Self:
+        """Return the objective. Raise ConfigError if there is no model that the distiller begins with."""
+        name = self.distiller
+        if not isinstance(name, str) or name in earlier or students.is_weights(name, context.project.root):
+            return self
+        remedy = "give an earlier student, a model's folder, or owner/name on the Hugging Face Hub"
+        raise ConfigError(f"distiller: there is no model '{name}'{did_you_mean(name, earlier)}; {remedy}")
 
     def gives(self) -> Gives:
         """Return what the student answers: texts, behind demonstrations."""

@@ -24,7 +24,8 @@ from distillgen.inference.opening import USER_TURN, opening, text_start
 from distillgen.inference.reasoning import opens_thought
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
-from distillgen.inference.weights import has_distiller, model_path, weights_identity
+from distillgen.inference.weights import model_path, weights_identity
+from distillgen.networks.spec import has_distiller
 from distillgen.record import digest, dumps
 from distillgen.state_files import load_state
 from distillgen.teachers._batching import Batching, Waiting

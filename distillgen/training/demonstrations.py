@@ -15,8 +15,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, Trainin
 
 from distillgen.errors import ConfigError
 from distillgen.inference.opening import text_start
-from distillgen.inference.weights import has_distiller
 from distillgen.networks.distiller import Distiller, load_distiller, positions
+from distillgen.networks.spec import has_distiller
 from distillgen.training import students
 from distillgen.training.assembly import HELD_OUT, TRAIN
 from distillgen.training.inputs import Prepared, TrainingInputs
@@ -60,7 +60,7 @@ class Demonstrated(nn.Module):  # type: ignore[misc]
         before = batch["query_mask"].new_ones(vectors.shape[:2])
         return self._logits(batch, before, inputs_embeds=torch.cat([vectors.to(query.dtype), query], 1))
 
-    def told(self, batch: Mapping[str, Any]) -> Any:
+    def with_texts(self, batch: Mapping[str, Any]) -> Any:
         """Return the same logits behind the demonstrations themselves."""
         with torch.no_grad():
             ids = torch.cat([batch["demos"], batch["query"]], 1)
@@ -98,7 +98,7 @@ class Mend(Learner):
         tokens = cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
         loss = _mean(tokens, labels != IGNORED)
         if self.kl:
-            q, p = logits.log_softmax(-1), student.told(batch).log_softmax(-1)
+            q, p = logits.log_softmax(-1), student.with_texts(batch).log_softmax(-1)
             loss = loss + self.kl * _mean((p.exp() * (p - q)).sum(-1), batch["query_mask"] == 1)
         return loss
 
@@ -128,11 +128,11 @@ def demonstration_loop(
             ids = tokenizer.encode(row["text"], add_special_tokens=False)
             cut = int(share * len(ids))
             return columns([*start, *ids[:cut]], ids[cut:], len(ids) - cut)
-        demos, before, whole = (
+        demos, before, query = (
             tokenizer.encode(text, add_special_tokens=False)
             for text in (row["demos"], row["prompt"], row["prompt"] + row["completion"])
         )
-        return columns([*start, *demos], whole, len(os.path.commonprefix([before, whole])))
+        return columns([*start, *demos], query, len(os.path.commonprefix([before, query])))
 
     def assess(row: Row) -> Assessment:
         if not row["query"] or not row["demos"][len(start) :]:

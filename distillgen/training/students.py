@@ -15,7 +15,8 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.inference.gguf_file import check_gguf
 from distillgen.inference.model_class import model_class, sees
 from distillgen.inference.spec import Spec
-from distillgen.inference.weights import DISTILLER, KNOWN_MODELS, SHIPPED, find_weights, shipped
+from distillgen.inference.weights import KNOWN_MODELS, SHIPPED, find_weights, shipped
+from distillgen.networks.spec import DISTILLER
 from distillgen.project import file_sha256
 from distillgen.training.options import TINY as TINY
 from distillgen.training.options import Tiny

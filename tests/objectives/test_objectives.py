@@ -68,6 +68,7 @@ def test_there_is_an_objective_a_file_and_each_says_what_it_is():
         "gkd",
         "kto",
         "marginal",
+        "mend",
         "rationale",
         "sft",
     ]
