@@ -74,8 +74,8 @@ def test_no_training_row_repeats_a_test_row(project):
     pipeline["stages"] = pipeline["stages"][:2]
     few = ["source.with.rows=200", "source.with.tested=200"]
     assert len(distillgen.run(pipeline, out="run", sets=few).kept) == 400
-    short = distillgen.run(pipeline, out="short", sets=[*few, "decontaminate.n=13"])
-    assert len(short.dropped) > 100, "the default of 13 words would drop maps that are equal in part"
+    repeats = distillgen.run(pipeline, out="repeats", sets=[*few, "decontaminate.questions=[[prompt]]"])
+    assert len(repeats.dropped) == 200, "both parts ask about the same fruits"
 
 
 FEW = [
