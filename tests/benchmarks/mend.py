@@ -1,5 +1,5 @@
-"""The recipe mend over several seeds: the share of right answers about maps that nobody has seen, and how much
-of what 16 demonstrations gain the vectors keep, as mean with a 95 % interval over the seeds.
+"""The recipe mend over several seeds: the share of right answers about maps that nobody has seen, and how
+much of what 16 demonstrations gain the vectors keep, as mean with a 95 % interval over the seeds.
 
 Each seed draws other held-out maps, rows and weights. An interrupted run of a seed goes on.
 

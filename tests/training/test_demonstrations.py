@@ -54,6 +54,20 @@ def model(tmp_path_factory) -> str:
     return path
 
 
+@pytest.fixture(scope="module")
+def absolute(model, tmp_path_factory) -> str:
+    """A language model with positions of its own and one matrix of embeddings, as GPT-2 has."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    folder, tokenizer = str(tmp_path_factory.mktemp("absolute")), AutoTokenizer.from_pretrained(model)
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "initializer_range": 0.3}
+    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes, **ends)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def loop(student: str, folder: Path, rows=ROWS, *, held_out=(), options=(), models=(), **arguments):
     """The loop of a distiller over rows."""
     learning = Mend(**{"distiller": WIDER, "slots": 3, **dict(options)})
@@ -92,9 +106,9 @@ def folder(model, tmp_path_factory) -> Path:
     return at / "student"
 
 
-@pytest.mark.parametrize("kl", [0.0, 0.7])
-def test_the_loss_is_that_of_rows_one_by_one_without_padding(model, tmp_path, kl):
-    trainer = loop(model, tmp_path, options={"kl": kl})
+@pytest.mark.parametrize(("kind", "kl"), [("model", 0.0), ("model", 0.7), ("absolute", 0.7)])
+def test_the_loss_is_that_of_rows_one_by_one_without_padding(kind, kl, request, tmp_path):
+    trainer = loop(request.getfixturevalue(kind), tmp_path, options={"kl": kl})
     student = trainer.model.networks["student"]
     tokenizer, frozen = student.tokenizer, student.model.eval()
     answers, divergences, reverse = [], [], []
@@ -278,6 +292,40 @@ def test_the_model_sees_as_many_tokens_whatever_is_shown(folder, model, tmp_path
     student = spec_of(folder)
     assert [tokens(n, student, f"s{n}") for n in (1, 4, 16)] == [(4, 4)] * 3, "three slots and one token"
     assert [tokens(n, plain, f"p{n}") for n in (1, 4)] == [(3, 3), (9, 9)], "the control grows"
+
+
+def test_a_model_with_positions_of_its_own_answers_in_a_batch_as_alone(absolute, tmp_path):
+    options = {"distiller": absolute, "slots": 3}
+    trainer = loop(absolute, tmp_path, options=options)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "student"))
+    entries = [(ROWS[i]["demos"], ROWS[i]["prompt"] * (1 + i)) for i in range(3)]
+    answers = said(tmp_path / "student", tmp_path / "a", *entries)
+    for place, entry in enumerate(entries):
+        (alone,) = said(tmp_path / "student", tmp_path / f"b{place}", entry)
+        assert alone.text == answers[place].text
+        assert alone.logprobs[0][1] == pytest.approx(answers[place].logprobs[0][1], abs=1e-4)
+
+
+def test_vectors_are_made_once_in_a_batch_and_then_forgotten(folder, tmp_path, monkeypatch):
+    from distillgen.networks import distiller
+
+    made, instances = [], []
+    forward = distiller.Distiller.forward
+    monkeypatch.setattr(
+        distiller.Distiller, "forward", lambda self, *batch: made.append(1) or forward(self, *batch)
+    )
+    soft = distiller.SoftTokens.__init__
+    monkeypatch.setattr(
+        distiller.SoftTokens, "__init__", lambda self, *parts: instances.append(self) or soft(self, *parts)
+    )
+    pairs = [(PAIRS[0], " kiwi"), (PAIRS[0], " fig"), (PAIRS[1], " fig")]
+    said(folder, tmp_path, *pairs)
+    assert len(made) == 2, "two texts of three requests"
+    one = spec_of(folder, max_concurrency=1)
+    (tmp_path / "one").mkdir()
+    asked(tmp_path / "one", one, *map(json.dumps, pairs), temperature=0, max_tokens=1)
+    assert len(made) == 5 and len(instances[-1].ids) == 1
 
 
 def test_a_score_is_given_behind_the_vectors(folder, tmp_path):
