@@ -18,6 +18,7 @@ from distillgen.training.options import TINY, Tiny
 from distillgen.training.rows import Row, Unusable
 
 SLOTS = 4
+FIELDS = ("demos", "prompt", "completion")
 
 
 class Mend(Objective):
@@ -65,13 +66,9 @@ class Mend(Objective):
         if isinstance(value, dict):
             if [*value] != [TINY]:
                 raise ValueError("give {tiny: {layers: 2}}, an earlier student, or a model's folder or name")
-            if (
-                Tiny.model_validate(value[TINY] or {}).tokens
-                or Tiny.model_validate(value[TINY] or {}).kind != "decoder"
-            ):
-                raise ValueError(
-                    "tiny: it is a decoder with the student's tokens: leave out 'kind' and 'tokens'"
-                )
+            size = Tiny.model_validate(value[TINY] or {})
+            if size.tokens or size.kind != "decoder":
+                raise ValueError("tiny: a decoder with the student's tokens: leave out 'kind' and 'tokens'")
         return value
 
     def bound(self, context: CheckContext, earlier: Mapping[str, Sequence[str] | None]) -> Self:
@@ -91,11 +88,9 @@ class Mend(Objective):
         if self.text:
             context.need(self.text, "text")
             if not self.kl:
-                raise ConfigError(
-                    "text: a plain text teaches by the divergence alone, and kl: 0 leaves it out"
-                )
+                raise ConfigError("text: a text teaches by the divergence alone, and kl: 0 leaves it out")
         else:
-            for name in ("demos", "prompt", "completion"):
+            for name in FIELDS:
                 context.need(getattr(self, name), name)
 
     def check_student(self, student: students.Outline, context: CheckContext) -> None:
@@ -124,15 +119,12 @@ class Mend(Objective):
 
     def row(self, record: Record, signals: Mapping[str, Signal]) -> Row:
         """Return the texts. Raises Unusable."""
-        names = (
-            {"text": self.text}
-            if self.text
-            else {n: getattr(self, n) for n in ("demos", "prompt", "completion")}
-        )
-        row = {name: record.fields.get(str(field)) for name, field in names.items()}
-        for name, value in row.items():
-            if not isinstance(value, str) or not value:
-                raise Unusable(f"'{names[name]}' holds no text")
+        row = {}
+        for name in ("text",) if self.text else FIELDS:
+            field = getattr(self, name)
+            row[name] = record.fields.get(field)
+            if not isinstance(row[name], str) or not row[name]:
+                raise Unusable(f"'{field}' holds no text")
         return row
 
     def api(self, row: Row) -> Api:

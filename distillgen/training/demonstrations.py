@@ -84,7 +84,7 @@ class Mend(Learner):
     """CE(answer) + kl · KL(model(demonstrations, query) ‖ model(vectors, query)), in nats.
 
     Both are means over a row's tokens, of the answer and of the query with the answer, and then over the
-    rows; the temperature is 1 (Li et al. 2024, section 3).
+    rows; the temperature is 1 (Li et al. 2024).
     """
 
     def __init__(self, student: Demonstrated, kl: float, *, seed: int) -> None:
@@ -114,13 +114,11 @@ def demonstration_loop(
     """Return the loop of a distiller, which begins as `source` says, or goes on where the student has one."""
     tokenizer, model, max_length = inputs.load(AutoModelForCausalLM)
     model.config.pad_token_id = tokenizer.pad_token_id
-    folder = Path(inputs.student)
-    if has_distiller(folder):
+    width = model.get_input_embeddings().weight.shape[1]
+    if has_distiller(folder := Path(inputs.student)):
         distiller = load_distiller(folder)
     else:
-        distiller = Distiller(
-            _network(source, inputs, tokenizer), slots, model.get_input_embeddings().weight.shape[1]
-        )
+        distiller = Distiller(_network(source, inputs, tokenizer), slots, width)
     start = text_start(tokenizer)
 
     def divided(row: Row) -> Row:

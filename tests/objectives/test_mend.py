@@ -82,7 +82,7 @@ TOKENS = {"train": {"name": "tokens", "student": {"tiny": {"tokens": "student-pl
     ("stages", "options", "message"),
     [
         ((), {"demos": "shwn"}, "shwn"),
-        ((), {"kl": 0, "text": "text"}, "teaches by the divergence alone, and kl: 0 leaves it out"),
+        ((), {"kl": 0, "text": "text"}, "a text teaches by the divergence alone, and kl: 0 leaves it out"),
         ((), {"text": "text", "on": "shuffled"}, "a plain text has no demonstrations to exchange"),
         ((), {"student": "tiny"}, "a new tiny one has learnt nothing: train it first"),
         ((), {"student": {"mlp": [4]}}, "it trains language models, not networks"),
