@@ -108,7 +108,10 @@ def folder(model, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("kind", "kl"), [("model", 0.0), ("model", 0.7), ("absolute", 0.7)])
 def test_the_loss_is_that_of_rows_one_by_one_without_padding(kind, kl, request, tmp_path):
-    trainer = loop(request.getfixturevalue(kind), tmp_path, options={"kl": kl})
+    start = request.getfixturevalue(kind)
+    trainer = loop(
+        start, tmp_path, options={"kl": kl, **({"distiller": start} if kind == "absolute" else {})}
+    )
     student = trainer.model.networks["student"]
     tokenizer, frozen = student.tokenizer, student.model.eval()
     answers, divergences, reverse = [], [], []
