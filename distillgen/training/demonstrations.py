@@ -35,7 +35,7 @@ class Demonstrated(nn.Module):  # type: ignore[misc]
     the right. The query's first token is predicted behind what stands before it.
     """
 
-    width = 0
+    width = token_width = 0
 
     def __init__(self, model: Any, tokenizer: Any, distiller: Distiller) -> None:
         super().__init__()
