@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distillgen.inference.request import Request
 from distillgen.teachers._content import content
 
 
@@ -18,13 +17,13 @@ class Scene(NamedTuple):
     pictures: Sequence[Any]
 
 
-def scene(request: Request, processor: Any, root: Path) -> Scene:
-    """Return the prompt of a request with pictures. Raise Rejected or ValueError if it cannot be made."""
+def scene(turns: Sequence[Mapping[str, Any]], processor: Any, root: Path) -> Scene:
+    """Return the prompt of turns with pictures. Raise Rejected or ValueError if it cannot be made."""
     from PIL import Image
 
     token = getattr(processor, "image_token", None)
     pictures, messages = [], []
-    for message in request.messages:
+    for message in turns:
         parts = parts_of(message["content"])
         for place, part in enumerate(parts):
             if part["type"] == "image":

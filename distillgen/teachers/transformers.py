@@ -263,7 +263,7 @@ class Model:
             raise Rejected(
                 "the model takes no pictures" if self.processor is None else f"a {task} takes no pictures"
             )
-        return scene(request, self.processor, self.root)
+        return scene(request.messages, self.processor, self.root)
 
     def end_of(self, prompt: list[int] | Scene) -> str:
         """Return the last words of a prompt."""

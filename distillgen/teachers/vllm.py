@@ -27,12 +27,15 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.inference.endpoint import Endpoint, Services
 from distillgen.inference.faults import Rejected, Retryable
+from distillgen.inference.model_class import files_see
 from distillgen.inference.opening import USER_TURN, opening, text_start
+from distillgen.inference.parts import parts_in
 from distillgen.inference.reasoning import opens_thought
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
 from distillgen.inference.weights import local_name, model_path, weights_identity
 from distillgen.record import digest, dumps
+from distillgen.teachers._seeing import scene
 from distillgen.teachers._settling import MISSING, chat_text, settled
 
 ENVIRONMENT = {  # variables that are set already keep their values
@@ -86,11 +89,19 @@ class VLLMSpec(Spec):
         None, description="name of the adapter in `lora` that answers; default: the model without one"
     )
 
+    images: bool | None = Field(
+        None,
+        description="whether it takes pictures; default: as the files in its folder say; a model that has to "
+        "be fetched from the Hub may",
+    )
+
     @property
     def capabilities(self) -> frozenset[str]:
         """The capabilities of the engine."""
-        opens = frozenset({"user_turn"} if self.api != "completions" else ())
-        return frozenset({"n", "logprobs", "json_schema", "grammar", "score", "first_token"}) | opens
+        of_chat = {"user_turn", *(["images"] if self.images is not False else [])}
+        return frozenset({"n", "logprobs", "json_schema", "grammar", "score", "first_token"}) | (
+            of_chat if self.api != "completions" else set()
+        )
 
     def check(self, root: Path) -> None:
         """Raise ConfigError if the model, an adapter or vLLM is missing."""
@@ -110,6 +121,13 @@ class VLLMSpec(Spec):
         if "hf_token" in self.engine:
             raise ConfigError("'hf_token' is a secret: export HF_TOKEN=… instead, which vLLM reads by itself")
         need("provider 'vllm'", "vllm")
+
+    def with_files(self, root: Path) -> VLLMSpec:
+        """Return the entry, which knows whether the files in its folder see."""
+        folder = model_path(self.model, root)
+        if self.images is not None or folder is None:
+            return self
+        return self.model_copy(update={"images": files_see(folder)})
 
     def arguments(self, root: Path) -> dict[str, Any]:
         """Return the arguments of the engine. Entries of `models` with equal arguments share one engine."""
@@ -139,7 +157,7 @@ class Engine:
     shared: ClassVar[dict[tuple[asyncio.AbstractEventLoop, bytes], Engine]] = {}
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
-        self.users = 0
+        self.users, self.model = 0, str(arguments["model"])
         self.started: Future[None] = Future()
         self.started.set_running_or_notify_cancel()
         threading.Thread(target=self._start, args=(arguments,), daemon=True).start()
@@ -161,6 +179,13 @@ class Engine:
             self.started.set_result(None)
         except Exception as error:
             self.started.set_exception(error)
+
+    @cached_property
+    def processor(self) -> Any:
+        """The processor of transformers, whose chat template has places for pictures."""
+        from transformers import AutoProcessor
+
+        return AutoProcessor.from_pretrained(self.model)
 
     def leave(self) -> None:
         """Remove a user. Without users, the engine stops once it has started."""
@@ -296,7 +321,7 @@ class VLLM(Endpoint):
             # vLLM's caches use the name and the number
             lora = LoRARequest(path, int(digest(path, 7), 16), path)
         try:
-            before = _tokens(engine.tokenizer, context, template or {}, write)
+            before, pictures = await self._prompt(engine, context, template or {}, write)
             after = engine.tokenizer.encode(target, add_special_tokens=False) if target else []
             if after and not (before := before or text_start(engine.tokenizer)):
                 raise ValueError("the first token of a text has no log-probability; give it a context")
@@ -304,14 +329,16 @@ class VLLM(Endpoint):
             params = SamplingParams(
                 **sampling, structured_outputs=structured, output_kind=RequestOutputKind.FINAL_ONLY
             )
-            # the type says that the prompt is already tokenized
-            prompt = {"type": "token", "prompt_token_ids": before + after}
+            # the type says that nothing is left to do; a picture is still to become tokens
+            prompt = {"prompt_token_ids": before + after, **(pictures or {"type": "token"})}
             (output,) = [
                 result
                 async for result in engine.llm.generate(
                     prompt, params, str(next(_numbers)), lora_request=lora
                 )
             ]
+        except Rejected:
+            raise
         except EngineDeadError as error:
             raise self.down("vLLM's engine has ended; its messages above say why") from error
         except (
@@ -328,7 +355,25 @@ class VLLM(Endpoint):
             raise (Retryable if passing else Rejected)(f"{type(cause).__name__}: {cause}") from error
         if any(answer.finish_reason in ("abort", "error") for answer in output.outputs):
             raise Retryable("vLLM gave the request up")
-        return output, len(before)
+        return output, len(output.prompt_token_ids) - len(after)
+
+    async def _prompt(
+        self,
+        engine: Engine,
+        context: str | Sequence[Mapping[str, Any]],
+        template: Mapping[str, Any],
+        write: str | None,
+    ) -> tuple[list[int], dict[str, Any]]:
+        """Return the tokens of a text or of messages, and the pictures in these as the engine takes them."""
+        if isinstance(context, str) or not (parts := [*parts_in(context)]):
+            return _tokens(engine.tokenizer, context, template, write), {}
+        if write:
+            raise ValueError("a user's turn is opened after texts alone, and the dialogue has a picture")
+        shown = await asyncio.to_thread(scene, context, engine.processor, self.services.root)
+        # the caches of vLLM know a picture by its hash
+        hashes = {"image": [part["sha256"] for part in parts]}
+        pictures = {"multi_modal_data": {"image": [*shown.pictures]}, "multi_modal_uuids": hashes}
+        return list(engine.tokenizer.encode(shown.text, add_special_tokens=False)), pictures
 
     async def _started(self) -> Engine:
         """Return the engine; the first call starts it."""

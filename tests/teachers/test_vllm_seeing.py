@@ -1,0 +1,101 @@
+"""Pictures in vLLM's engine (slow, where it is installed): its answers are those of transformers.
+
+How to install it without a GPU stands at the top of test_vllm.py.
+"""
+
+import asyncio
+import importlib.util
+import json
+
+import pytest
+
+from distillgen.inference.endpoint import Services
+from distillgen.inference.faults import Rejected
+from distillgen.inference.ledger import Ledger
+from distillgen.inference.limits import Budget
+from distillgen.inference.request import Request
+from distillgen.teachers.transformers import Transformers, TransformersSpec
+from distillgen.teachers.vllm import VLLM, VLLMSpec
+from tests.squares import squares
+from tests.teachers.test_vllm import INSTALL, needs_vllm
+from tests.tiny_llama import CPU, ENGINE
+
+ANSWERED = {"temperature": 0, "max_tokens": 1, "logprobs": 5}
+
+
+def test_check_asks_the_files_of_a_model_whether_it_sees(tmp_path):
+    for name, config in (("seeing", {"vision_config": {}}), ("blind", {})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        entry = VLLMSpec(provider="vllm", model=name)
+        assert "images" in entry.capabilities  # before its files are read
+        assert ("images" in entry.with_files(tmp_path).capabilities) is (name == "seeing")
+    for options in ({"images": False}, {"api": "completions"}):
+        entry = VLLMSpec(provider="vllm", model="seeing", **options)
+        assert "images" not in entry.with_files(tmp_path).capabilities
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A project with pictures and a model, whose random weights are so large that each picture counts."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip(INSTALL)
+    import os
+
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from distillgen.training.options import Tiny
+    from distillgen.training.tiny import write_tiny
+
+    os.environ.update(CPU)
+    root = tmp_path_factory.mktemp("seeing")
+    rows = squares(root, 16)
+    torch.manual_seed(0)
+    size = Tiny(kind="vision", layers=1, width=64, heads=2, tokens="words")
+    texts = [f"{row['question']} {row['answer']} What is it?" for row in rows]
+    folder = write_tiny(root / "model", size, None, texts, 300)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    for weights in model.parameters():
+        weights.data *= 3
+    model.save_pretrained(folder)
+    return root, [row["picture"] for row in rows]
+
+
+@needs_vllm
+def test_the_engine_answers_about_each_picture_as_transformers_does(place):
+    root, pictures = place
+
+    def request(*shown, **options):
+        parts = [{"type": "image", **picture} for picture in shown]
+        content = [*parts, {"type": "text", "text": "What is it?"}]
+        options = {"sampling": ANSWERED} | options
+        return Request("m", [{"role": "user", "content": content}], **options)
+
+    # each picture twice, so that the second comes from vLLM's caches; a pair; and a score
+    requests = [request(picture) for picture in pictures * 2]
+    requests += [request(*pictures[:2]), request(*pictures[1::-1])]
+    requests += [request(picture, target=" red", sampling={}) for picture in pictures[:4]]
+    gone = request({**pictures[0], "path": "pictures/gone.png"})
+
+    async def answers(kind, spec):
+        ledger = Ledger(root / f"{spec.provider}.sqlite3")
+        teacher = kind("m", spec, Services(ledger, Budget(), "run", root))
+        try:
+            asked = [teacher.answer(one, [0], 0) for one in [*requests, gone]]
+            *found, failure = await asyncio.gather(*asked, return_exceptions=True)
+        finally:
+            await teacher.close()
+            await ledger.close()
+        assert isinstance(failure, Rejected) and "cannot be read" in str(failure)
+        return [completion for (completion,) in found]
+
+    engine = asyncio.run(answers(VLLM, VLLMSpec(provider="vllm", model="model", **ENGINE)))
+    local = asyncio.run(answers(Transformers, TransformersSpec(provider="transformers", model="model")))
+    for one, other in zip(engine, local, strict=True):
+        assert one.logprobs[0][:2] == [other.logprobs[0][0], pytest.approx(other.logprobs[0][1], abs=0.02)]
+        assert one.input_tokens == other.input_tokens or one.logprobs[0][0] == " red"
+    first = [completion.logprobs[0][1] for completion in engine[:16]]
+    assert first == pytest.approx([completion.logprobs[0][1] for completion in engine[16:32]], abs=0.02)
+    assert len({round(number, 2) for number in first}) > 8  # another picture gives another answer
+    assert abs(engine[32].logprobs[0][1] - engine[33].logprobs[0][1]) > 0.02  # and so does the other order
