@@ -1,6 +1,8 @@
 """Pictures in vLLM's engine (slow, where it is installed): its answers are those of transformers.
 
-How to install it without a GPU stands at the top of test_vllm.py.
+How to install it without a GPU stands at the top of test_vllm.py. The engine reads a LLaVA only where torchvision
+can be imported, which the CPU's torch refuses because of a missing operator: with torchvision 0.29, it is
+enough there to empty torchvision/_meta_registrations.py.
 """
 
 import asyncio
@@ -40,9 +42,11 @@ def place(tmp_path_factory):
     """A project with pictures and a model, whose random weights are so large that each picture counts."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip(INSTALL)
+    pytest.importorskip("torchvision")
     import os
 
     import torch
+    from safetensors.torch import load_file, save_file
     from transformers import AutoModelForImageTextToText
 
     from distillgen.training.options import Tiny
@@ -59,6 +63,11 @@ def place(tmp_path_factory):
     for weights in model.parameters():
         weights.data *= 3
     model.save_pretrained(folder)
+    # the names of checkpoints on the Hub, which vLLM 0.32 reads; transformers 5 leaves `vision_model` out
+    weights = load_file(folder / "model.safetensors")
+    tower = "vision_tower."
+    named = {name.replace(tower, f"{tower}vision_model."): value for name, value in weights.items()}
+    save_file(named, folder / "model.safetensors", {"format": "pt"})
     return root, [row["picture"] for row in rows]
 
 
