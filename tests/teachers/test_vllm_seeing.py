@@ -1,8 +1,8 @@
 """Pictures in vLLM's engine (slow, where it is installed): its answers are those of transformers.
 
-How to install it without a GPU stands at the top of test_vllm.py. The engine reads a LLaVA only where torchvision
-can be imported, which the CPU's torch refuses because of a missing operator: with torchvision 0.29, it is
-enough there to empty torchvision/_meta_registrations.py.
+How to install it without a GPU stands at the top of test_vllm.py. The engine reads a LLaVA only where
+torchvision can be imported, which the CPU's torch refuses because of a missing operator: with torchvision
+0.29, it is enough there to empty torchvision/_meta_registrations.py.
 """
 
 import asyncio
