@@ -245,6 +245,7 @@ def test_the_public_names():
         "Filter",
         "Job",
         "Loss",
+        "Media",
         "ModelName",
         "NumberName",
         "Objective",

@@ -46,11 +46,18 @@ class Media:
             part for kind, names in self._by_kind() for name in names for part in _parts(kind, name, fields)
         ]
 
+    def with_stand_ins(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the fields, for an estimate, with a reference in place of those that hold none yet."""
+        missing = {name for name in self.fields if not is_reference(fields.get(name))}
+        missing = {name for name in missing if not isinstance(fields.get(name), list)}
+        return {**fields, **dict.fromkeys(missing, _STAND_IN)} if missing else fields
+
     def _by_kind(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         return ("image", self.images), ("audio", self.audio)
 
 
 NO_MEDIA = Media()
+_STAND_IN = {"path": "", "sha256": "0" * 64}
 
 
 def _parts(kind: str, name: str, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -246,13 +246,13 @@ class BoundGenerate(BoundStage):
 
         def requests(record: Record) -> list[Ask]:
             nonlocal longest
-            messages = prompt.render(
-                record.variables(prompt.inputs), prompt.typical(record.fields), stage.params
-            )
+            variables = prompt.media.with_stand_ins(record.variables(prompt.inputs))
+            messages = prompt.render(variables, prompt.typical(record.fields), stage.params)
             size = size_of(messages) + size_of_tools(record.fields, stage.tools)
             size += dialogue.size(record.fields) if dialogue else 0
-            before = dialogue.turns(record.fields) if dialogue else []
-            parts = [*parts_in([*before, *messages])]
+            before = record.fields.get(stage.history) if stage.history else None
+            turns = [turn for turn in before if isinstance(turn, dict)] if isinstance(before, list) else []
+            parts = [*parts_in([*turns, *messages])]
             longest = max(longest, size if stage.history else 0)
             by_cost = sorted(self.samplings, key=lambda name: -models[name].most_usd(size, tokens or 1))
             schema = prompt.form.schema

@@ -301,6 +301,25 @@ def test_the_plan_and_the_cap_count_the_tokens_of_pictures(project):
         assert len(endpoint.bodies) == 3
 
 
+def test_the_plan_counts_a_picture_that_an_earlier_stage_gives(project):
+    pixels = colours(10)
+    folder_of(project.path / "data/pictures", pixels)
+    project.write(
+        "pipelines/see.yaml",
+        """version: 1
+models:
+  teacher: {provider: openai, model: m, base_url: "http://127.0.0.1:1/v1", price: {input: 1000}, image_tokens: 1000}
+stages:
+  - source: {path: data/pictures}
+  - retrieve: {from: here, by: random, others: true, into: found, keep: [image]}
+  - unfold: {field: found, into: found}
+  - format: {fields: {other: "{{ found }}"}}
+  - generate: {model: teacher, template: "Which?", images: [other], output: answer, max_tokens: 1}
+""",
+    )
+    assert load("pipelines/see.yaml").plan()[-1][1].max_cost_usd >= 10.0
+
+
 def test_a_prompt_file_names_its_pictures_and_a_dialogue_keeps_them(project):
     pixels = colours(4)
     folder_of(project.path / "data/pictures", pixels)
