@@ -308,7 +308,7 @@ def test_the_plan_counts_a_picture_that_an_earlier_stage_gives(project):
         "pipelines/see.yaml",
         """version: 1
 models:
-  teacher: {provider: openai, model: m, price: {input: 1000}, image_tokens: 1000}
+  teacher: {provider: openai, model: m, api_key: k, price: {input: 1000}, image_tokens: 1000}
 stages:
   - source: {path: data/pictures}
   - retrieve: {from: here, by: random, others: true, into: found, keep: [image]}
