@@ -10,7 +10,7 @@ from distillgen.errors import ConfigError
 from distillgen.record import SPLIT, TEST, TRAIN, VALIDATION, digest
 from distillgen.rows.arrays import MOST_NUMBERS, columns_of, reference
 from distillgen.rows.jsonl import read_rows
-from distillgen.rows.media import AUDIO, IMAGE, TYPES, inside, look_up
+from distillgen.rows.media import AUDIO, IMAGE, TYPES, FileFault, inside, look_up
 from distillgen.rows.reading import Reading, Row, Rows, plain, reported
 from distillgen.user_files import inner_files
 
@@ -113,7 +113,8 @@ def _described(description: Path, folder: Path, reading: Reading) -> Iterator[tu
         elif isinstance(name := row.get(FILE_NAME), str) and len([*filter(_column, row)]) == 1:
             others = {field: value for field, value in row.items() if field != FILE_NAME}
             if not _is_file(inner / name):
-                yield place, f"there is no picture or sound '{name[:100]}' in the folder", ""
+                fault = f"there is no picture or sound '{name[:100]}' in the folder"
+                yield place, FileFault(fault), ""
             else:
                 yield _medium(inner / name, inner, {"file": name, **others, **part}, reading, place)
         else:
@@ -151,7 +152,7 @@ def _with_references(row: Mapping[str, Any], part: Mapping[str, str], folder: Pa
             else:
                 fields[field] = look_up(str(value), folder, reading.root).reference
         except ValueError as error:
-            return f"'{name}': {error}"
+            return FileFault(f"'{name}': {error}")
     return {**fields, **part}
 
 
@@ -160,10 +161,10 @@ def _medium(
 ) -> tuple[str, Row, str]:
     """Return the place, the row and the item of a picture or a sound. Rows with one file are one item."""
     if not file.resolve().is_relative_to(folder.resolve()):
-        return place, "the link leads out of the folder; copy the file there", ""
+        return place, FileFault("the link leads out of the folder; copy the file there"), ""
     try:
         medium = inside(file, reading.root)
     except ValueError as error:
-        return place, str(error), ""
+        return place, FileFault(error), ""
     kind = AUDIO if medium.media.startswith(AUDIO) else IMAGE
     return place, {kind: medium.reference, **row}, digest(medium.sha256)

@@ -54,6 +54,10 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(//|[a-z]+/)")  # with that of a
 _STREAMED = (0, 0xFFFFFFFF)  # sizes in a RIFF file of a program that did not know the size
 
 
+class FileFault(str):
+    """The reason why a picture or sound of a row cannot be used. The row is dropped; `check` accepts it."""
+
+
 class File(NamedTuple):
     """A picture or a sound that can be used."""
 

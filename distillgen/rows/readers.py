@@ -26,7 +26,7 @@ from distillgen.record import META
 from distillgen.rows.array_readers import array_rows, descriptions_in, folder_rows, media_in, media_rows
 from distillgen.rows.documents import KINDS, Document, Unconverted
 from distillgen.rows.jsonl import read_rows
-from distillgen.rows.media import TYPES, referred
+from distillgen.rows.media import TYPES, FileFault, referred
 from distillgen.rows.reading import Reader, Reading, Row, Rows, plain, reported
 from distillgen.rows.texts import conversion_of, converted_rows, document_rows, text_rows
 from distillgen.user_files import ending_of, first_bytes, inner_files, opened, what_is
@@ -92,7 +92,7 @@ def with_references(rows: Rows, folder: Path, reading: Reading) -> Rows:
                     if name in row
                 }
             except ValueError as error:
-                row, item = str(error), ""
+                row, item = FileFault(error), ""
         yield place, row, item
 
 

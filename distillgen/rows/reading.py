@@ -16,7 +16,7 @@ from distillgen.project import from_here
 from distillgen.record import META, dumps, loads
 from distillgen.rows.cut import Cutter
 from distillgen.rows.documents import Convert
-from distillgen.rows.media import HEAD, inside, look_up, media_type, store
+from distillgen.rows.media import HEAD, FileFault, inside, look_up, media_type, store
 from distillgen.rows.pictures import CONVERSIONS
 
 Row: TypeAlias = dict[str, Any] | str
@@ -84,7 +84,7 @@ def plain(row: Mapping[str, Any], every: Mapping[str, Any], root: Path | None = 
             others = ", ".join(f"{other}: {other}" for other in every if other != name)
             return f"the column '{name}' holds {error}; leave it out: fields: {{{others}}}"
         except ValueError as error:
-            return f"'{name}': {error}"
+            return FileFault(f"'{name}': {error}")
     return plain
 
 

@@ -31,7 +31,7 @@ from distillgen.record import (
 from distillgen.rows.cut import Cut, Cutter
 from distillgen.rows.documents import Convert, Unconverted
 from distillgen.rows.edges import Edges
-from distillgen.rows.media import AUDIO, IMAGE
+from distillgen.rows.media import AUDIO, IMAGE, FileFault
 from distillgen.rows.patterns import matches, place_of
 from distillgen.rows.readers import NAMES, READERS, count, dataset_rows, rows_of, selected, with_references
 from distillgen.rows.reading import Reading, Rows
@@ -43,6 +43,7 @@ from distillgen.user_files import inner_files
 SAMPLES = 200  # rows from which a plan estimates sizes
 COUNTED = 1_000_000  # rows of a script that a plan counts
 UNCONVERTED = "unconverted"  # the reason's name of a document that gave no text; check accepts it
+UNUSABLE = "unusable_file"  # that of a row whose picture or sound cannot be used; check accepts it, too
 NODE = "node"  # the field with the id of a row, unless the option names another
 CUTS = ("chunk_words", "chunk")  # options that cut texts
 CHECKED_ROWS = 1000  # rows that the check reads; a later bad row is dropped
@@ -235,7 +236,8 @@ class Source(Stage):
             raise ConfigError(f"'edges': no edge of '{self.edges}{place}' joins two rows: {reason}")
         first = list(islice(self._records(context.project, context.seed, edges), CHECKED_ROWS))
         for record in first:
-            if record.dropped and (record.dropped.filter != UNCONVERTED or not any(r.fields for r in first)):
+            accepted = record.dropped and record.dropped.filter in (UNCONVERTED, UNUSABLE)
+            if record.dropped and not (accepted and any(r.fields for r in first)):
                 raise ConfigError(f"{record.source}: {record.dropped.reason}")
         if not first:
             raise ConfigError(f"the source '{self.origin}' has no rows{self._unread(context.project)}")
@@ -296,7 +298,8 @@ class Source(Stage):
             if isinstance(row, dict) and (self.fields or META in row):
                 row = selected(row, self.fields)
             if isinstance(row, str):
-                why = UNCONVERTED if isinstance(row, Unconverted) else "unreadable"
+                kinds = (UNCONVERTED, Unconverted), (UNUSABLE, FileFault)
+                why = next((name for name, kind in kinds if isinstance(row, kind)), "unreadable")
                 yield Record(digest([place, row]), {}, source=place).drop(self.name, why, row)
             elif self.lineage and META in row:
                 yield Record.from_row(row)

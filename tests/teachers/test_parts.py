@@ -408,3 +408,25 @@ def test_killed_while_pictures_are_on_the_wire(project):
         run(project)
         assert answers(project) == truth(pixels)
         assert len(endpoint.bodies) <= 60 + 3 * 4
+
+
+def test_check_takes_a_folder_with_a_torn_picture_and_the_run_drops_its_row(project):
+    pixels = colours(4)
+    folder = folder_of(project.path / "data/pictures", pixels)
+    (folder / "0002.png").write_bytes(png(pixels[2])[:40])
+    rows = [{"file": f"{i:04}.png", "image": f"pictures/{i:04}.png"} for i in range(5)]
+    project.rows("data/rows.jsonl", rows)
+    with Endpoint(seen) as endpoint:
+        pipeline(project, endpoint.url)
+        others = {name: value for name, value in truth(pixels).items() if name != "0002.png"}
+        for out, sets in (("see", []), ("rows", ["source.path=data/rows.jsonl", "source.images=[image]"])):
+            run(project, out, sets=sets)
+            assert answers(project, out) == others
+            reasons = [row["meta"]["dropped"] for row in project.read(f"runs/{out}/dropped.jsonl")]
+            assert {reason["filter"] for reason in reasons} == {"unusable_file"}
+            assert "'0002.png' is cut off" in reasons[0]["reason"]
+        assert "there is no file 'pictures/0004.png'" in reasons[1]["reason"]
+        for file in folder.iterdir():
+            file.write_bytes(b"no picture")
+        with pytest.raises(ConfigError, match="0000.png"):
+            load("pipelines/see.yaml")
