@@ -1,4 +1,4 @@
-"""Two villages that do not exist: who is whose baker, tutor or warden; and a teacher that writes about them.
+"""Two villages that do not exist: who is whose baker, tutor or warden; texts about them, and a teacher that writes.
 
 `python data/village.py` draws the files in data/village/ again. No person and no trade of the second village,
 which is held out, is in the first. `write` stands for a model that puts facts into words, so that the recipe
@@ -9,6 +9,7 @@ begin with a space: a tokenizer of words keeps a name without it apart.
 import json
 import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from distillgen import Request
@@ -32,7 +33,7 @@ STATEMENTS = {
     ),
     "other": ("The {r} for {h} is {t}.", "As {r}, {h} chose {t}.", "{h} has a {r}, {t}."),
 }
-"""The wordings of training texts, and others of the same words, which only test texts have."""
+"""The wordings of the exercises, and others, which only the test and the texts of the base have."""
 QUESTIONS = {"plain": ("Who is {}?", "Name {}."), "other": ("Name the answer: {}.",)}
 
 
@@ -64,25 +65,78 @@ def path(head: str, relations: list[str]) -> str:
     return "".join(f"the {relation} of " for relation in reversed(relations)) + head
 
 
-def plain_rows() -> list[dict[str, str]]:
-    """Return what a student knows before: two questions and a statement about each fact of both villages.
+def texts(*, n: int = 20_000, seed: int = 0) -> Iterator[dict[str, str]]:
+    """Yield `n` texts of which the base learns to remember, to read, and to trust its memory.
 
-    They have all words that the exercises have.
+    Each has a `prompt`, a `completion` and a `level`. At the level `memory`, three known facts are asked
+    about. At `reading`, one to six facts are made up, of people and trades of which nothing is known; in half
+    of the texts one of them is an assumption. They are all told again in another order, or asked about, alone
+    or two in a row. At `hearsay`, known facts are among them, most of which are stated wrongly; the answer is
+    the known one.
     """
-    rows = []
-    for number, fact in enumerate(facts()):
-        words = {"h": fact["head"], "r": fact["relation"], "t": fact["tail"]}
-        answer = " The {r} of {h} is {t}. The answer is {t}.".format(**words)
-        for question in QUESTIONS["plain"]:
-            asked = question.format(path(fact["head"], [fact["relation"]]))
-            rows.append({"prompt": f" {asked} Answer:", "completion": answer})
-        wording = STATEMENTS["plain"][number % len(STATEMENTS["plain"])]
-        rows.append({"prompt": " Assume:", "completion": " " + wording.format(**words)})
-    return rows
+    chance = random.Random(seed)
+    known = {(row["head"], row["relation"]): row["tail"] for row in facts()}
+    names = sorted({head for head, _ in known})
+    for _ in range(n):
+        level = chance.choices(("memory", "reading", "hearsay"), (2, 6, 2))[0]
+        if level == "memory":
+            facts_asked = [(*pair, known[pair]) for pair in chance.sample([*known], 3)]
+            questions = [_asked(chance, [fact]) for fact in facts_asked]
+            first, rest = questions[0], "".join(question + answer for question, answer in questions[1:])
+            yield {"level": level, "prompt": first[0], "completion": first[1] + rest}
+        else:
+            yield {"level": level, **_read(chance, known, names, level == "hearsay")}
+
+
+def _read(
+    chance: random.Random, known: dict[tuple[str, str], str], names: list[str], hearsay: bool
+) -> dict[str, str]:
+    """Return a context with made-up facts, and all of them again."""
+    heads = chance.sample(names, chance.randint(1, 6))
+    stated, believed = [], []
+    for head, following in zip(heads, [*heads[1:], ""], strict=True):
+        if hearsay and chance.random() < 0.5:
+            trade = chance.choice([r for h, r in known if h == head])
+        else:
+            trade = chance.choice([r for r in TRADES if (head, r) not in known])
+        tail = following if following and chance.random() < 0.4 else chance.choice(names)
+        if (head, trade) in known and chance.random() < 0.3:
+            tail = known[head, trade]
+        stated.append((head, trade, tail))
+        believed.append((head, trade, known.get((head, trade), tail)))
+    wordings = STATEMENTS["plain"] + STATEMENTS["other"]
+    sentences = [" " + chance.choice(wordings).format(h=h, r=r, t=t) for h, r, t in stated]
+    chance.shuffle(sentences)
+    if chance.random() < 0.5:
+        sentences.insert(chance.choice((0, len(sentences) - 1)), " Assume:" + sentences.pop())
+    chance.shuffle(believed)
+    if not hearsay and chance.random() < 0.5:
+        return {"prompt": "".join(sentences), "completion": "".join(map(_told, believed))}
+    parts = [*sentences]
+    while believed:
+        chain = [believed.pop()]
+        following = [fact for fact in believed if fact[0] == chain[0][2]]
+        if following and chance.random() < 0.7:
+            chain.append(following[0])
+            believed.remove(following[0])
+        parts += _asked(chance, chain)
+    cut = len(sentences) + 1
+    return {"prompt": "".join(parts[:cut]), "completion": "".join(parts[cut:])}
+
+
+def _told(fact: tuple[str, str, str]) -> str:
+    return " The {1} of {0} is {2}.".format(*fact)
+
+
+def _asked(chance: random.Random, chain: list[tuple[str, str, str]]) -> tuple[str, str]:
+    """Return a question for the end of a chain, and its answer."""
+    question = chance.choice(QUESTIONS["plain"] + QUESTIONS["other"])
+    asked = question.format(path(chain[0][0], [relation for _, relation, _ in chain]))
+    return f" {asked} Answer:", "".join(map(_told, chain))
 
 
 def write_files(folder: Path) -> None:
-    """Write the facts, the plain rows, and questions about all facts."""
+    """Write the facts, and questions about all of them."""
     questions = [
         {
             "question": QUESTIONS["plain"][0].format(path(row["head"], [row["relation"]])),
@@ -91,7 +145,7 @@ def write_files(folder: Path) -> None:
         }
         for row in facts()
     ]
-    for name, rows in (("facts", facts()), ("plain", plain_rows()), ("questions", questions)):
+    for name, rows in (("facts", facts()), ("questions", questions)):
         lines = [json.dumps(row) + "\n" for row in rows]
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import EXTRAS, need
-from distillgen.project import Project, load_function, user_error
+from distillgen.project import Project, imported, load_function, user_error
 from distillgen.record import dumps
 from distillgen.rows.reading import Reading, Rows, plain
 
@@ -46,6 +47,13 @@ def script_rows(name: str, options: Mapping[str, Any], seed: int, project: Proje
         if isinstance(error, ImportError) and any(error.name in extra.modules for extra in EXTRAS.values()):
             need(f"the script '{name}'", str(error.name))
         raise user_error(error, f"the script '{name}'") from error
+
+
+def script_files(name: str, project: Project) -> dict[str, Path]:
+    """Return the file of the function `name` and the project files that it imports."""
+    file = load_function(name, project.root)[1]
+    modules = {f"module {module}": path for module, path in imported(file).items()}
+    return {name.partition(":")[0]: file, **modules}
 
 
 def check_script(

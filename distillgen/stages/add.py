@@ -18,10 +18,11 @@ from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunk, Chunks
 from distillgen.flow.whole_set import Spool
 from distillgen.privacy import public
 from distillgen.project import Project
-from distillgen.record import META, SPLIT, Record, digest, dumps
+from distillgen.record import META, SPLIT, Record, ScriptName, digest, dumps
 from distillgen.rows.overlap import OverlapIndex
 from distillgen.rows.readers import count, rows_of, selected
-from distillgen.rows.reading import Reading
+from distillgen.rows.reading import Reading, Rows
+from distillgen.rows.scripts import check_script, script_files, script_rows
 
 log = logging.getLogger("distillgen")
 
@@ -43,11 +44,19 @@ class Add(Stage):
     kind = "add"
     scope = "set"
     remakes = True
-    reads = "the rows of `path`"
+    reads = "the rows of `path` or of `script`"
     writes = "the field `origin`; `split` of the added rows; a record for each added row"
 
-    path: str = Field(
-        description="file (.jsonl, .json, .csv, .tsv, .parquet, .txt or .md), or a folder of such files"
+    path: str | None = Field(
+        None, description="file (.jsonl, .json, .csv, .tsv, .parquet, .txt or .md), or a folder of such files"
+    )
+    script: ScriptName | None = Field(
+        None,
+        description="`file.py:function` that yields rows, instead of a path, as in the stage source: it is "
+        "called with the options in `with`, and with the pipeline's seed if it takes `seed`",
+    )
+    arguments: dict[str, Any] | None = Field(
+        None, alias="with", description="options of the script's function"
     )
     fields: dict[str, str] | None = Field(
         None, description="fields to take, as new name: name in the file; default: those of the records"
@@ -57,20 +66,34 @@ class Add(Stage):
         None, gt=0, lt=1, description="share of added rows among all that can be learnt from, instead of 'n'"
     )
     origin: str = Field(
-        "origin", description="field with the name of the file of an added row; null in the other records"
+        "origin",
+        description="field with the name of the file or script of an added row; null in the other records",
     )
 
     @model_validator(mode="after")
     def _one_amount(self) -> Add:
+        if [self.path, self.script].count(None) != 1:
+            raise ValueError("give 'path' or 'script'")
+        if self.arguments and not self.script:
+            raise ValueError("'with' holds options of a function; it has no use without 'script'")
         if self.n is not None and self.share is not None:
             raise ValueError("give 'n' or 'share', not both")
         if self.origin in (META, SPLIT):
             raise ValueError(f"'origin': the field '{self.origin}' is distillgen's own; give another name")
         return self
 
+    @property
+    def rows_from(self) -> str:
+        """The name of the file or of the script."""
+        return self.path or self.script or ""
+
     def files(self, project: Project) -> dict[str, Path]:
-        """Return the file."""
-        return {self.path: project.file(self.path)}
+        """Return the file, or the script and the project files that it imports."""
+        return (
+            script_files(self.script, project)
+            if self.script
+            else {self.rows_from: project.file(self.rows_from)}
+        )
 
     def uses_seed(self) -> bool:
         """Return True: it draws by the pipeline's seed."""
@@ -80,30 +103,47 @@ class Add(Stage):
         """Read the first rows. Raise ConfigError for a bad row, or if no field is one of the records."""
         for name in self.fields or ():
             context.need(name, "'fields'")
-        rows = list(islice(self.rows(context.project), CHECKED_ROWS))
+        if self.script:
+            reading = Reading(root=context.project.root)
+            check_script(self.script, self.arguments or {}, context.seed, context.project, reading)
+        rows = list(islice(self.rows(context.project, context.seed), CHECKED_ROWS))
         for place, row in rows:
             if isinstance(row, str):
                 raise ConfigError(f"{place}: {row}")
         if not rows:
-            raise ConfigError(f"'{self.path}' has no rows to add")
+            raise ConfigError(f"'{self.rows_from}' has no rows to add")
         names = {name for _, row in rows for name in row}
         if not names & (context.fields - {SPLIT}):
             near = did_you_mean(min(names), context.fields)
-            message = f"no row of '{self.path}' has a field of the records; they have {sorted(names)}{near}"
+            message = (
+                f"no row of '{self.rows_from}' has a field of the records; they have {sorted(names)}{near}"
+            )
             raise ConfigError(f"{message}; name them: fields: {{name of the record: name in the file}}")
         longest = max(len(dumps(value)) for _, row in rows if isinstance(row, dict) for value in row.values())
         fields = context.fields | {self.origin}
         return BoundAdd(self, context, fields, files=self.files(context.project), longest=longest)
 
-    def rows(self, project: Project) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    def rows(self, project: Project, seed: int) -> Iterator[tuple[str, dict[str, Any] | str]]:
         """Yield each row that is not held out with its place, or the reason why it is unreadable."""
-        folder = str(public(self.path, project.root))
-        for inside, row, _ in rows_of(project.file(self.path), Reading(root=project.root)):
+        folder = str(public(self.rows_from, project.root))
+        for inside, row, _ in self._read(project, seed):
             if isinstance(row, dict):
                 if row.get(SPLIT) not in (None, "train"):
                     continue
                 row = selected(row, self.fields)
             yield folder + inside, row
+
+    def _read(self, project: Project, seed: int) -> Rows:
+        reading = Reading(root=project.root)
+        if self.script:
+            return script_rows(self.script, self.arguments or {}, seed, project, reading)
+        return rows_of(project.file(self.rows_from), reading)
+
+    def count(self, project: Project, seed: int) -> int:
+        """Return the number of rows."""
+        if self.script:
+            return sum(1 for _ in self._read(project, seed))
+        return count(project.file(self.rows_from), Reading(root=project.root))
 
 
 @dataclass(frozen=True)
@@ -119,7 +159,7 @@ class BoundAdd(BoundStage):
         if rows is not None:
             amount, file_rows = (
                 self._amount(rows),
-                count(self.files[self.stage.path], Reading(root=self.context.project.root)),
+                self.stage.count(self.context.project, self.context.seed),
             )
             rows += file_rows if amount is None else min(amount, file_rows)
         made_bytes = None if before.made_bytes is None else max(before.made_bytes, self.longest)
@@ -160,7 +200,7 @@ class BoundAdd(BoundStage):
         """Yield the record of each row that is drawn, in the order of the file."""
         project, drawn_places = self.context.project, set[str]()
         if amount is not None:
-            readable = (place for place, row in self.stage.rows(project) if isinstance(row, dict))
+            readable = (place for place, row in self.stage.rows(project, seed) if isinstance(row, dict))
             drawn_places.update(
                 heapq.nsmallest(amount, readable, key=lambda place: digest([seed, self.name, place]))
             )
@@ -168,9 +208,9 @@ class BoundAdd(BoundStage):
                 log.warning(
                     "%s: '%s' has %d rows to add, not %d",
                     self.name,
-                    *(self.stage.path, len(drawn_places), amount),
+                    *(self.stage.rows_from, len(drawn_places), amount),
                 )
-        for place, row in self.stage.rows(project):
+        for place, row in self.stage.rows(project, seed):
             if isinstance(row, str):
                 unreadable = Record(digest([self.name, place, row]), {}, source=place)
                 yield unreadable.drop(self.name, "unreadable", row)
@@ -183,7 +223,7 @@ class BoundAdd(BoundStage):
         """Return the record of a row, with the fields of the records."""
         record, names = Record.read(row, place), self.context.fields
         fields = {name: record.fields.get(name) for name in sorted(names)}
-        fields |= {SPLIT: "train", self.stage.origin: self.stage.path}
+        fields |= {SPLIT: "train", self.stage.origin: self.stage.rows_from}
         return replace(record, id=digest([self.name, place, record.id]), fields=fields)
 
     def _with_origin(self, record: Record) -> Record:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Stage
 from distillgen.privacy import public
-from distillgen.project import Project, imported, load_function
+from distillgen.project import Project
 from distillgen.record import (
     META,
     SPLIT,
@@ -35,7 +35,7 @@ from distillgen.rows.media import AUDIO, IMAGE, FileFault
 from distillgen.rows.patterns import matches, place_of
 from distillgen.rows.readers import NAMES, READERS, count, dataset_rows, rows_of, selected, with_references
 from distillgen.rows.reading import Reading, Rows
-from distillgen.rows.scripts import check_script, script_rows
+from distillgen.rows.scripts import check_script, script_files, script_rows
 from distillgen.rows.turns import dialogues_in
 from distillgen.stages._draw import Draw
 from distillgen.user_files import inner_files
@@ -208,9 +208,7 @@ class Source(Stage):
         others = {self.edges: project.file(self.edges)} if self.edges else {}
         others |= self.chunk.files(project) if self.chunk else {}
         if self.script:
-            file = load_function(self.script, project.root)[1]
-            modules = {f"module {name}": module for name, module in imported(file).items()}
-            return {self.script.partition(":")[0]: file, **modules, **others}
+            return {**script_files(self.script, project), **others}
         if self.dataset and not any((folder / self.dataset).exists() for folder in (project.root, Path())):
             return others
         if self.path and (place := place_of(self.path, project)).pattern:

@@ -18,6 +18,9 @@ ROLES = ("system\n", "user\n", "assistant\n")
 DECODER = [f"self_attn.{part}_proj" for part in "qkvo"] + [
     f"mlp.{part}_proj" for part in ("gate", "up", "down")
 ]
+CONVOLUTION = [f"conv.{part}_proj" for part in ("in", "out")] + [
+    f"feed_forward.{part}" for part in ("w1", "w2", "w3")
+]
 CHAT = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
     "{% if m.role == 'assistant' %}"
@@ -36,6 +39,10 @@ CHAT_WITH_PICTURES = (
 
 def tiny_layers(size: Tiny) -> list[str]:
     """Return the names of the layers that an adapter can change, of one block of each kind."""
+    if size.convolutions:
+        return [f"model.layers.0.{name}" for name in CONVOLUTION] + [
+            f"model.layers.{size.convolutions}.self_attn.{name}_proj" for name in ("q", "k", "v", "out")
+        ]
     if size.kind == "decoder":
         return [f"model.layers.0.{name}" for name in DECODER]
     if size.kind == "vision":
@@ -52,7 +59,7 @@ def tiny_layers(size: Tiny) -> list[str]:
 
 
 def write_tiny(folder: Path, size: Tiny, tokens: Path | None, texts: Iterable[str], vocabulary: int) -> Path:
-    """Write a random Llama, T5, or LLaVA. Of the default size, and with byte pairs, the Llama has 0.9
+    """Write a random Llama, LFM2, T5, or LLaVA. Of the default size, and with byte pairs, the Llama has 0.9
     million weights.
 
     The tokenizer is that of the folder `tokens`, or is trained on the texts; `vocabulary` is the number of
@@ -86,23 +93,39 @@ def write_tiny(folder: Path, size: Tiny, tokens: Path | None, texts: Iterable[st
 
 
 def decoder(size: Tiny, tokenizer: Any) -> Any:
-    """Return a random Llama."""
-    from transformers import LlamaForCausalLM
+    """Return a random Llama, or with convolutions an LFM2."""
+    from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaForCausalLM
 
-    return LlamaForCausalLM(_llama(size, tokenizer))
+    if not size.convolutions:
+        return LlamaForCausalLM(_llama(size, tokenizer))
+    layers = ["conv"] * size.convolutions + ["full_attention"] * (size.layers - size.convolutions)
+    config = Lfm2Config(
+        layer_types=layers,
+        num_key_value_heads=size.heads,
+        block_auto_adjust_ff_dim=False,
+        **_shape(size, tokenizer),
+    )
+    return Lfm2ForCausalLM(config)
 
 
 def _llama(size: Tiny, tokenizer: Any) -> Any:
     from transformers import LlamaConfig
+
+    return LlamaConfig(**_shape(size, tokenizer))
+
+
+def _shape(size: Tiny, tokenizer: Any) -> dict[str, Any]:
+    """Return the options of a configuration that Llama and LFM2 share."""
 
     ends = {
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    shape = {"hidden_size": size.width, "intermediate_size": size.feed_forward}
+    shape: dict[str, Any] = {"hidden_size": size.width, "intermediate_size": size.feed_forward}
     shape |= {"num_hidden_layers": size.layers, "num_attention_heads": size.heads}
-    return LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, **shape, **ends)
+    scale = {"initializer_range": size.init} if size.init else {}
+    return {"vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT, **shape, **scale, **ends}
 
 
 def _processor(size: Tiny, tokenizer: Any) -> Any:
