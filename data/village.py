@@ -1,4 +1,4 @@
-"""Two villages that do not exist: who is whose baker, tutor or warden; texts about them, and a teacher that writes.
+"""Two villages that do not exist: who is whose baker, tutor or warden; texts of them, and a teacher.
 
 `python data/village.py` draws the files in data/village/ again. No person and no trade of the second village,
 which is held out, is in the first. `write` stands for a model that puts facts into words, so that the recipe

@@ -105,6 +105,11 @@ class Sft(Dialogue):
         super().check_student(student, context)
         if self.images and student.template:
             self._check_pictures(student, context)
+        if (self.pack or self.packing) and not student.packs:
+            name = "pack" if self.pack else "packing"
+            raise ConfigError(
+                f"{name}: the student's convolutions would mix the texts of a sequence; leave it out"
+            )
         if student.kind == "seq2seq" and self.text:
             raise ConfigError("an encoder-decoder learns a prompt and its completion, no plain text")
         if student.kind == "seq2seq" and (self.loss != "completion" or self.packing):

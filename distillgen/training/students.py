@@ -121,6 +121,8 @@ class Outline:
     """Whether tokens are sent to experts."""
     distiller: bool = False
     """Whether it reads demonstrations as vectors."""
+    packs: bool = True
+    """Whether texts in one sequence stay apart: attention has a mask for that, convolutions have none."""
 
 
 _TINY: Mapping[str, tuple[Kind, str | None]] = {
@@ -142,8 +144,16 @@ def outline(
         size = tiny or Tiny()
         special = {"eos_token": "<|im_end|>", "pad_token": "<|end|>"}
         kind, template = _TINY[size.kind]
-        layers, family = frozenset(tiny_layers(size)), {"causal": "llama", "seq2seq": "t5"}.get(kind)
-        return Outline(kind, kind == "vision", template, special=special, layers=layers, family=family)
+        family = "lfm2" if size.convolutions else {"causal": "llama", "seq2seq": "t5"}.get(kind)
+        return Outline(
+            kind,
+            kind == "vision",
+            template,
+            special=special,
+            layers=frozenset(tiny_layers(size)),
+            family=family,
+            packs=not size.convolutions,
+        )
     if student in SHIPPED:
         return Outline("encoder", sees=False)
     if is_gguf(student):
@@ -208,6 +218,7 @@ def _outlined(file: Callable[[str], Path], root: Path) -> Outline:
         family=config.get("model_type"),
         experts="num_experts_per_tok" in config,
         distiller=file(DISTILLER).is_file(),
+        packs="conv" not in (config.get("layer_types") or ()),
     )
 
 

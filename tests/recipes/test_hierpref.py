@@ -1,9 +1,11 @@
 """The recipe hierpref: planted students that know both villages by heart, and what their exercises are."""
 
+import importlib
 import json
 import random
 import re
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import yaml
@@ -17,8 +19,6 @@ from tests.stages.test_train import installed  # noqa: F401  as if every package
 
 VILLAGE = [json.loads(line) for line in (home("data") / "village/facts.jsonl").read_text().splitlines()]
 FACTS = VILLAGE[:40] + VILLAGE[-40:]
-PLAIN = 1320  # rows of what the student knows
-SECOND = {row["head"] for row in VILLAGE if row["split"] == "test"}
 KNOWN = {(row["head"], row["relation"]): row["tail"] for row in VILLAGE}
 NAME = r"\b(?:" + "|".join({row["head"] for row in VILLAGE}) + r")\b"
 ASKED = re.compile(rf"((?:the \w+ of )+)({NAME})[?.] Answer:$")
@@ -26,7 +26,7 @@ MODELS = ("student-base", "base", "student", "student-unedited", "student-quiet"
 SETS = [
     "source.path=facts.jsonl",
     "chains.levels={instruction: 1, context: 1, agreement: 1}",
-    "add.n=300",
+    "add.with={n: 300}",
     "base=null",
     "train=null",
     *(f"models.{name}={{provider: scripted, model: echo}}" for name in MODELS),
@@ -61,7 +61,7 @@ def answer(prompt, context, assumption):
     for relation in reversed(re.findall(r"the (\w+) of", relations)):
         tail = facts.get((head, relation), "nobody")
         text, head = f"{text} The {relation} of {head} is {tail}.", tail
-    return text if stated(prompt) else f"{text} The answer is {head}."
+    return text
 
 
 def obedient(text, sample):
@@ -77,7 +77,9 @@ def distracted(text, sample):
     near, pairs = {ASKED.search(text)[2]}, [{head, tail} for head, _, tail in sentences(text)]
     for _ in pairs:
         near |= {name for pair in pairs if pair & near for name in pair}
-    return obedient(text, sample) if set(re.findall(NAME, text)) <= near else "The answer is somebody."
+    return (
+        obedient(text, sample) if set(re.findall(NAME, text)) <= near else "The baker of nobody is somebody."
+    )
 
 
 PLANTED = {
@@ -128,7 +130,7 @@ def test_the_evaluations_tell_obedience_from_memory_and_from_distraction(run):
         assert gold["student-quiet"][case] - mixed["student-quiet"][case] > 0.05
     assert all(cases["agreement, 1"] == cases["agreement, 2"] == 1 for cases in gold.values())
     memory = json.loads((directory / "evaluation-memory.json").read_bytes())
-    assert memory["models"]["base"]["metrics"]["exact"]["mean"] == 1
+    assert memory["models"]["base"]["metrics"]["said"]["mean"] == 1
 
 
 def test_what_is_held_out_is_in_no_exercise_and_noise_is_about_other_facts(run):
@@ -166,7 +168,7 @@ def test_a_context_that_says_what_the_student_says_by_itself_is_no_conflict(run)
     directory = run(*NO_EVALUATION, student_base=lambda text, sample: half)
     records = read_records(next((directory / "stages").glob("*-conflict.jsonl")))
     probed = [r for r in records if not r.dropped or r.dropped.stage == "conflict"]
-    probed = [r for r in probed if r.fields["level"]]  # the added rows have none
+    probed = [r for r in probed if not r.fields["origin"]]  # no text of the base
     said = {level: Counter() for level in ("instruction", "context", "agreement")}
     for record in probed:
         level, is_said = record.fields["level"], record.fields["edited_answer"] in half
@@ -225,18 +227,55 @@ def test_facts_of_ones_own_need_no_split(project, installed):  # noqa: F811
     assert parts["train"] > 20 and parts["test"] > 5
 
 
-def test_the_data_is_what_the_program_draws(tmp_path, monkeypatch):
+@pytest.fixture
+def village(monkeypatch):
     monkeypatch.syspath_prepend(str(home("data")))
-    import village
+    return importlib.import_module("village")
 
+
+def test_the_data_is_what_the_program_draws(tmp_path, village):
     village.write_files(tmp_path)
     for path in sorted((home("data") / "village").iterdir()):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_base_reads_what_nobody_knows_and_trusts_its_memory(village):
+    rows = list(village.texts(n=3000, seed=1))
+    levels = Counter(row["level"] for row in rows)
+    assert 1700 < levels["reading"] < 1900 and min(levels["memory"], levels["hearsay"]) > 500
+    contradicted = chains = assumed = 0
+    for row in rows:
+        told = re.split(" (?:Who is|Name)", row["prompt"])[0]
+        questions = re.split(r" (?=Who is|Name)", row["prompt"] + row["completion"])[1:]
+        answers = [
+            re.findall(r"The (\w+) of (\w+) is (\w+)", part.rpartition("Answer:")[2]) for part in questions
+        ]
+        facts = stated(told.replace("Assume:", ""))
+        answers = answers or [re.findall(r"The (\w+) of (\w+) is (\w+)", row["completion"])]
+        assert len(facts) == {"memory": 0}.get(row["level"], len(re.findall(r"\.", told)))
+        assert all(pair not in KNOWN for pair in facts) or row["level"] != "reading"
+        for trade, head, tail in (fact for answer in answers for fact in answer):
+            assert tail == KNOWN.get((head, trade), facts.get((head, trade)))
+            contradicted += facts.get((head, trade), tail) != tail
+        asked = [(head, trade) for answer in answers for trade, head, _ in answer]
+        assert len(asked) == 3 if row["level"] == "memory" else sorted(asked) == sorted(facts)
+        for question, answer in zip(questions, answers, strict=False):
+            relations, head = ASKED.search(" " + question[: question.index("Answer:") + 7]).groups()
+            assert [trade for trade, _, _ in answer] == re.findall(r"the (\w+) of", relations)[::-1]
+            assert answer[0][1] == head and all(a[2] == b[1] for a, b in pairwise(answer))
+            chains += len(answer) == 2
+        assumed += "Assume:" in told
+    assert contradicted > 500 and chains > 300 and 1000 < assumed < 1400
+
+
+def test_the_student_has_all_words_of_the_test(village):
     token = re.compile(SPLITS["words"])
-    known = {t for row in village.plain_rows() for t in token.findall(row["prompt"] + row["completion"])}
+    texts = [row["prompt"] + row["completion"] for row in village.texts(n=5000)]
+    known = {word for text in texts for word in token.findall(text)}
+    everyone = {f" {name}" for row in VILLAGE for name in (row["head"], row["relation"], row["tail"])}
     wordings = [*village.STATEMENTS["plain"], *village.STATEMENTS["other"], *village.QUESTIONS["other"]]
-    texts = [" " + re.sub(r"{.?}", "Alen", wording) for wording in [*wordings, "Assume: {} Answer:"]]
-    assert {t for text in texts for t in token.findall(text)} - {" Alen"} <= known  # the student's tokens
+    forms = [" " + re.sub(r"{.?}", "Alen", wording) for wording in [*wordings, "Assume: {} Answer:"]]
+    assert everyone | {word for form in forms for word in token.findall(form)} <= known
 
 
 @pytest.mark.slow
@@ -249,23 +288,17 @@ def test_each_student_learns_its_exercises_and_is_asked(project, monkeypatch):
     project.write("facts.jsonl", "\n".join(map(json.dumps, FACTS)))
     steps = ["base.max_steps=3", "train.max_steps=3", "evaluate.max_tokens=4", "gold=null", "memory=null"]
     levels = "chains.levels={instruction: 1, context: 1, agreement: 2}"
-    run = distillgen.run(
-        "hierpref", out="run", sets=["source.path=facts.jsonl", levels, "add.n=null", *steps]
-    )
-    exercises = {
-        name: json.loads((run.directory / name / "manifest.json").read_bytes())["data"]["rows"]["train"]
-        - PLAIN
-        for name in ("student", "student-unedited", "student-quiet")
-    }
-    assert exercises["student"] == exercises["student-quiet"] > 20
+    sets = ["source.path=facts.jsonl", levels, "add.with={n: 2000}", *steps]
+    run = distillgen.run("hierpref", out="run", sets=sets)
     rows = [json.loads(line) for line in (run.directory / "corpus.jsonl").read_text().splitlines()]
-    levels = Counter(row["level"] for row in rows if row["split"] == "train" and not row["origin"])
-    assert exercises["student-unedited"] == levels["agreement"]
-    assert exercises["student"] == levels["instruction"] + levels["context"]
+    levels = Counter(row["level"] for row in rows if row["split"] == "train")
+    learnt = {
+        name: json.loads((run.directory / name / "manifest.json").read_bytes())["data"]["rows"]["train"]
+        for name in ("student-base", "student", "student-unedited", "student-quiet")
+    }
+    assert learnt["student-base"] == levels["memory"] + levels["reading"] + levels["hearsay"] == 2000
+    assert learnt["student"] == levels["memory"] + levels["instruction"] + levels["context"]
+    assert learnt["student"] == learnt["student-quiet"] > levels["memory"] + 20
+    assert learnt["student-unedited"] == levels["memory"] + levels["agreement"]
     answers = json.loads((run.directory / "evaluation.json").read_bytes())["models"]
     assert set(answers) == {"base", "student", "student-unedited", "student-quiet"}
-    records = read_records(next((run.directory / "stages").glob("*-decontaminate.jsonl")))
-    added = [record for record in records if record.fields.get("origin")]
-    tested = [record for record in added if re.findall(NAME, record.fields["completion"])[0] in SECOND]
-    assert len(added) == PLAIN and len(tested) == 120
-    assert not any(record.dropped for record in added)  # what the student knows repeats no exercise

@@ -39,6 +39,19 @@ def test_added_rows_come_first_with_the_fields_of_the_records(mixed):
     assert added[4]["meta"]["source"] == "others.jsonl:5" and len({row["meta"]["id"] for row in rows}) == 130
 
 
+def test_a_script_yields_rows_as_a_file_has_them(project, mixed):
+    project.write(
+        "data/others.py",
+        "def rows(*, n=9, seed):\n    return [{'q': f'number {seed + i}?', 'a': str(i)} for i in range(n)]",
+    )
+    script = {"path": None, "script": "data/others.py:rows", "with": {"n": 40}}
+    rows = mixed(seed=5, **script)
+    assert [row["prompt"] for row in rows[:40]] == [f"number {i}?" for i in range(5, 45)]
+    assert {row["origin"] for row in rows[:40]} == {"data/others.py:rows"} and len(rows) == 70
+    drawn = mixed(seed=5, n=7, **script)[:7]
+    assert {row["prompt"] for row in drawn} < {row["prompt"] for row in rows[:40]}
+
+
 @pytest.mark.parametrize(
     "options, amount",
     [({"n": 12}, 12), ({"share": 0.5}, 30), ({"share": 0.25}, 10), ({"n": 500}, 100), ({"share": 0.9}, 100)],
@@ -169,6 +182,11 @@ def test_plan_is_an_upper_bound(project):
         ({"path": "none.jsonl"}, "there is no file 'none.jsonl'"),
         ({"path": "tests.jsonl"}, "'tests.jsonl' has no rows to add"),
         ({"origin": "split"}, "the field 'split' is distillgen's own"),
+        ({"path": None}, "give 'path' or 'script'"),
+        ({"script": "data/none.py:rows"}, "give 'path' or 'script'"),
+        ({"path": None, "script": "data/none.py:rows"}, "data/none.py"),
+        ({"path": None, "script": "data/village.py:texts", "with": {"rows": 3}}, "has no option 'rows'"),
+        ({"with": {"n": 3}}, "it has no use without 'script'"),
     ],
 )
 def test_a_mistake_is_an_error_at_check(project, options, message):

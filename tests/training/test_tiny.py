@@ -37,6 +37,13 @@ def filled(project, monkeypatch, installed):  # noqa: F811
         (
             (),
             {
+                "student": {"tiny": {"convolutions": 1, "init": 0.1}},
+                "lora": {"r": 2, "target": ["conv.in_proj", "w1", "self_attn.out_proj"]},
+            },
+        ),
+        (
+            (),
+            {
                 "student": {"tiny": {"kind": "encoder-decoder"}},
                 "lora": {"r": 2, "target": ["EncDecAttention.q", "wi"]},
             },
@@ -73,6 +80,19 @@ def test_what_is_right_passes_the_check(filled, stages, options):
         ),
         ((), {"student": {"tiny": {"width": 30, "heads": 4}}}, "30 is no multiple of twice its 4 heads"),
         ((), {"student": {"tiny": {}, "layers": 2}}, "stand at its name"),
+        ((), {"student": {"tiny": {**BOTH, "init": 0.1}}}, "init is for a decoder"),
+        ((), {"student": {"tiny": {**BOTH, "convolutions": 1}}}, "convolutions is for a decoder"),
+        ((), {"student": {"tiny": {"convolutions": 2}}}, "of 2 layers at least one needs attention"),
+        (
+            (),
+            {"student": {"tiny": {"convolutions": 1}}, "packing": True},
+            "packing: the student's convolutions",
+        ),
+        (
+            ({"train": BIG["train"] | {"student": {"tiny": {"layers": 2, "convolutions": 1}}}},),
+            {"student": "student-big", "text": "completion", "pack": 64},
+            "pack: the student's convolutions",
+        ),
         ((BIG,), {"student": {"tiny": {"tokens": "student-bg"}}}, "did you mean 'student-big'?"),
         ((BIG,), {"student": {"tiny": {}}, **LIVE}, "{tiny: {tokens: student-big}}"),
         ((BIG,), {"student": "tiny", **LIVE}, "has other tokens than 'student-big'"),
@@ -120,7 +140,7 @@ def test_a_mapping_is_a_network_or_a_tiny_student():
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
 def test_a_size_changes_the_weights_and_no_size_changes_nothing(tmp_path):
-    from transformers import AutoTokenizer, set_seed
+    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
     def made(name: str, **options) -> Path:
         set_seed(0)
@@ -133,6 +153,15 @@ def test_a_size_changes_the_weights_and_no_size_changes_nothing(tmp_path):
     config = json.loads((small / "config.json").read_text())
     sizes = [config[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")]
     assert sizes == [1, 24, 2]
+    size = Tiny(layers=3, width=24, heads=2, convolutions=2, init=0.5)
+    mixed, outline = made("mixed", tiny=size), students.outline("tiny", tmp_path, tiny=size)
+    folder = students.outline("mixed", tmp_path)
+    assert outline.layers <= folder.layers and not outline.packs and not folder.packs
+    assert students.outline("small", tmp_path).packs
+    model = AutoModelForCausalLM.from_pretrained(mixed)
+    kinds = ["conv" if hasattr(layer, "conv") else "attention" for layer in model.model.layers]
+    assert kinds == ["conv", "conv", "attention"] and sum(p.numel() for p in model.parameters()) < 80_000
+    assert abs(model.model.layers[0].conv.in_proj.weight.std() - 0.5) < 0.05
     other = Path(students.ready("tiny", tmp_path, tmp_path / "other", ["x y z"] * 9, tokens=small))
     both = Path(students.ready("tiny", tmp_path, tmp_path / "both", [], tokens=small, tiny=Tiny(**BOTH)))
     third = Path(students.ready("tiny", tmp_path, tmp_path / "third", [], tokens=both))
