@@ -22,7 +22,7 @@ FACTS = VILLAGE[:40] + VILLAGE[-40:]
 KNOWN = {(row["head"], row["relation"]): row["tail"] for row in VILLAGE}
 NAME = r"\b(?:" + "|".join({row["head"] for row in VILLAGE}) + r")\b"
 ASKED = re.compile(rf"((?:the \w+ of )+)({NAME})[?.] Answer:$")
-MODELS = ("student-base", "base", "student", "student-unedited", "student-quiet")
+MODELS = ("student-base", "base", "student", "student-unedited")
 SETS = [
     "source.path=facts.jsonl",
     "chains.levels={instruction: 1, context: 1, agreement: 1}",
@@ -84,10 +84,9 @@ def distracted(text, sample):
 
 PLANTED = {
     "student-base": stubborn,
-    "base": stubborn,
+    "base": distracted,
     "student": obedient,
     "student-unedited": stubborn,
-    "student-quiet": distracted,
 }
 
 
@@ -125,9 +124,8 @@ def test_the_evaluations_tell_obedience_from_memory_and_from_distraction(run):
     assert sorted(conflicts) == ["context, 1", "context, 2", "instruction, 1", "instruction, 2"]
     for case in conflicts:
         assert gold["student"][case] == mixed["student"][case] == 1
-        for model in ("base", "student-unedited"):
-            assert gold[model][case] == mixed[model][case] == 0
-        assert gold["student-quiet"][case] - mixed["student-quiet"][case] > 0.05
+        assert gold["student-unedited"][case] == mixed["student-unedited"][case] == 0
+        assert gold["base"][case] - mixed["base"][case] > 0.05
     assert all(cases["agreement, 1"] == cases["agreement, 2"] == 1 for cases in gold.values())
     memory = json.loads((directory / "evaluation-memory.json").read_bytes())
     assert memory["models"]["base"]["metrics"]["said"]["mean"] == 1
@@ -294,11 +292,11 @@ def test_each_student_learns_its_exercises_and_is_asked(project, monkeypatch):
     levels = Counter(row["level"] for row in rows if row["split"] == "train")
     learnt = {
         name: json.loads((run.directory / name / "manifest.json").read_bytes())["data"]["rows"]["train"]
-        for name in ("student-base", "student", "student-unedited", "student-quiet")
+        for name in ("student-base", "student", "student-unedited")
     }
     assert learnt["student-base"] == levels["memory"] + levels["reading"] + levels["hearsay"] == 2000
     assert learnt["student"] == levels["memory"] + levels["instruction"] + levels["context"]
-    assert learnt["student"] == learnt["student-quiet"] > levels["memory"] + 20
+    assert min(levels["instruction"], levels["context"]) > 10
     assert learnt["student-unedited"] == levels["memory"] + levels["agreement"]
     answers = json.loads((run.directory / "evaluation.json").read_bytes())["models"]
-    assert set(answers) == {"base", "student", "student-unedited", "student-quiet"}
+    assert set(answers) == {"base", "student", "student-unedited"}
