@@ -1,0 +1,67 @@
+"""The arms of the recipe hierpref over seeds: the share of answers about the second village that begin with
+the whole chain, with 95 % intervals, by level and number of facts, without and with noise passages; and the
+share of all facts that a student still remembers.
+
+A seed draws other exercises, other texts of the base and other weights. The intervals are over exercises,
+of all seeds together. A finished run is not run again.
+
+Regenerate: OMP_NUM_THREADS=1 python -m tests.benchmarks.hierpref --seeds 0
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import distillgen
+from distillgen.algorithms.intervals import exact_interval
+from distillgen.runs.directory import read_records
+
+ARMS = ("base", "student", "student-unedited")
+
+
+def counts(directory: Path) -> dict[str, int]:
+    """The number of test exercises by case."""
+    number = defaultdict(int)
+    for record in read_records(directory / "corpus.jsonl"):
+        if record.held_out:
+            number[record.fields["case"]] += 1
+    return number
+
+
+def share(right: int, of: int) -> str:
+    """A share with its interval, in percent."""
+    low, high = exact_interval(right, of)[:2]
+    return f"{right / of:.0%} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/hierpref-arms"))
+    options = parser.parse_args()
+    right: dict[tuple[str, str, str], int] = defaultdict(int)
+    of: dict[tuple[str, str], int] = defaultdict(int)
+    memory: dict[str, list[float]] = defaultdict(list)
+    for seed in options.seeds:
+        out = options.out / f"seed-{seed}"
+        run = distillgen.run("hierpref", out=out, sets=[f"seed={seed}"])
+        for prompt, file in (("gold", "evaluation-gold.json"), ("mixed", "evaluation.json")):
+            figures = json.loads((run.directory / file).read_bytes())
+            for case, number in counts(run.directory).items():
+                of[prompt, case] += number
+                for arm in ARMS:
+                    right[prompt, case, arm] += round(number * figures["groups"][arm][case]["said"])
+        for arm, figures in json.loads((run.directory / "evaluation-memory.json").read_bytes())[
+            "models"
+        ].items():
+            memory[arm].append(figures["metrics"]["said"]["mean"])
+    print("| | exercises |", " | ".join(ARMS), "|\n|---|---|" + "---|" * len(ARMS))
+    for prompt, case in sorted(of):
+        cells = [share(right[prompt, case, arm], of[prompt, case]) for arm in ARMS]
+        print(f"| {prompt}, {case} | {of[prompt, case]} |", " | ".join(cells), "|")
+    print("remembers:", {arm: [f"{value:.1%}" for value in values] for arm, values in memory.items()})
+
+
+if __name__ == "__main__":
+    main()
