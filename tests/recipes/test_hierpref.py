@@ -82,12 +82,7 @@ def distracted(text, sample):
     )
 
 
-PLANTED = {
-    "student-base": stubborn,
-    "base": distracted,
-    "student": obedient,
-    "student-unedited": stubborn,
-}
+PLANTED = {"student-base": stubborn, "base": distracted, "student": obedient, "student-unedited": stubborn}
 
 
 @pytest.fixture
