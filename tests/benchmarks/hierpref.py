@@ -1,6 +1,7 @@
 """The arms of the recipe hierpref over seeds: the share of answers about the second village that begin with
 the whole chain, with 95 % intervals, by level and number of facts, without and with noise passages; and the
-share of all facts that a student still remembers.
+share of all facts that a student still remembers. Then how the base reads: of 400 texts of another seed, the
+share of names that it finds, by the text's level and number of facts.
 
 A seed draws other exercises, other texts of the base and other weights. The intervals are over exercises,
 of all seeds together. A finished run is not run again.
@@ -10,11 +11,13 @@ Regenerate: OMP_NUM_THREADS=1 python -m tests.benchmarks.hierpref --seeds 0
 
 import argparse
 import json
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import distillgen
 from distillgen.algorithms.intervals import exact_interval
+from distillgen.project import home, load_function
 from distillgen.runs.directory import read_records
 
 ARMS = ("base", "student", "student-unedited")
@@ -33,6 +36,28 @@ def share(right: int, of: int) -> str:
     """A share with its interval, in percent."""
     low, high = exact_interval(right, of)[:2]
     return f"{right / of:.0%} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def reading(folder: Path) -> None:
+    """Print the share of names behind "is" that are the likeliest token, with the right text before them."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    texts = load_function("data/village.py:texts", home("data").parent)[0]
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    right, of = Counter[tuple[str, int]](), Counter[tuple[str, int]]()
+    for row in texts(n=400, seed=77):
+        facts = re.split(" (?:Who is|Name)", row["prompt"])[0].count(".")
+        before, after = (tokenizer.encode(row[name]) for name in ("prompt", "completion"))
+        words = [tokenizer.decode([token]) for token in after]
+        with torch.inference_mode():
+            likeliest = model(torch.tensor([before + after])).logits[0].argmax(-1).tolist()
+        for place, word in enumerate(words[:-1]):
+            if word == " is" and words[place - 4] == " The":
+                of[row["level"], facts] += 1
+                right[row["level"], facts] += likeliest[len(before) + place] == after[place + 1]
+    for key in sorted(of):
+        print(*key, share(right[key], of[key]), "of", of[key])
 
 
 def main() -> None:
@@ -61,6 +86,7 @@ def main() -> None:
         cells = [share(right[prompt, case, arm], of[prompt, case]) for arm in ARMS]
         print(f"| {prompt}, {case} | {of[prompt, case]} |", " | ".join(cells), "|")
     print("remembers:", {arm: [f"{value:.1%}" for value in values] for arm, values in memory.items()})
+    reading(options.out / f"seed-{options.seeds[0]}" / "student-base")
 
 
 if __name__ == "__main__":
