@@ -258,6 +258,7 @@ def test_the_base_reads_what_nobody_knows_and_trusts_its_memory(village):
             assert answer[0][1] == head and all(a[2] == b[1] for a, b in pairwise(answer))
             chains += len(answer) == 2
         assumed += "Assume:" in told
+    assert any(re.search(r" has a \w+, ", row["prompt"]) for row in rows)  # a wording of the test
     assert contradicted > 500 and chains > 300 and 1000 < assumed < 1400
 
 
