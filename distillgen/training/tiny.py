@@ -116,7 +116,6 @@ def _llama(size: Tiny, tokenizer: Any) -> Any:
 
 def _shape(size: Tiny, tokenizer: Any) -> dict[str, Any]:
     """Return the options of a configuration that Llama and LFM2 share."""
-
     ends = {
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
