@@ -292,7 +292,7 @@ def test_each_student_learns_its_exercises_and_is_asked(project, monkeypatch):
     }
     assert learnt["student-base"] == levels["memory"] + levels["reading"] + levels["hearsay"] > 1900
     assert learnt["student"] == levels["memory"] + levels["instruction"] + levels["context"]
-    assert levels["instruction"] > 20
+    assert min(levels["instruction"], levels["context"]) > 20
     assert learnt["student-unedited"] == levels["memory"] + levels["agreement"]
     answers = json.loads((run.directory / "evaluation.json").read_bytes())["models"]
     assert set(answers) == {"base", "student", "student-unedited"}
