@@ -17,8 +17,13 @@ class Scene(NamedTuple):
     pictures: Sequence[Any]
 
 
-def scene(turns: Sequence[Mapping[str, Any]], processor: Any, root: Path) -> Scene:
-    """Return the prompt of turns with pictures. Raise Rejected or ValueError if it cannot be made."""
+def scene(
+    turns: Sequence[Mapping[str, Any]], processor: Any, root: Path, template: Mapping[str, Any] | None = None
+) -> Scene:
+    """Return the prompt of turns with pictures, with the arguments `template` of the chat template.
+
+    Raise Rejected or ValueError if it cannot be made.
+    """
     from PIL import Image
 
     token = getattr(processor, "image_token", None)
@@ -34,7 +39,9 @@ def scene(turns: Sequence[Mapping[str, Any]], processor: Any, root: Path) -> Sce
             elif token and token in part["text"]:
                 raise ValueError(f"a text has '{token}', the model's token of a picture")
         messages.append({**message, "content": parts})
-    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    text = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=False, **(template or {})
+    )
     return Scene(text, pictures)
 
 

@@ -369,7 +369,7 @@ class VLLM(Endpoint):
             return _tokens(engine.tokenizer, context, template, write), {}
         if write:
             raise ValueError("a user's turn is opened after texts alone, and the dialogue has a picture")
-        shown = await asyncio.to_thread(scene, context, engine.processor, self.services.root)
+        shown = await asyncio.to_thread(scene, context, engine.processor, self.services.root, template)
         # the caches of vLLM know a picture by its hash
         hashes = {"image": [part["sha256"] for part in parts]}
         pictures = {"multi_modal_data": {"image": [*shown.pictures]}, "multi_modal_uuids": hashes}

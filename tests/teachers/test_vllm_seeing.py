@@ -8,6 +8,7 @@ torchvision can be imported, which the CPU's torch refuses because of a missing 
 import asyncio
 import importlib.util
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,6 +36,63 @@ def test_check_asks_the_files_of_a_model_whether_it_sees(tmp_path):
     for options in ({"images": False}, {"api": "completions"}):
         entry = VLLMSpec(provider="vllm", model="seeing", **options)
         assert "images" not in entry.with_files(tmp_path).capabilities
+
+
+class Letters:
+    """A tokenizer and a processor: a token is a letter, and `<image>` is the place of a picture."""
+
+    image_token = "<image>"
+
+    def encode(self, text, add_special_tokens=True):
+        return [*(["^"] if add_special_tokens else []), *text]
+
+    def apply_chat_template(self, messages, *, end="", **_options):
+        kinds = {"image": "<image>"}
+        parts = [part for message in messages for part in message["content"]]
+        return "".join(kinds.get(part["type"], part.get("text", "")) for part in parts) + end
+
+
+@pytest.fixture
+def prompt(tmp_path):
+    """Return what the engine is given for the content of a turn, without an engine."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    spec = VLLMSpec(provider="vllm", model="model")
+
+    def prompt(content, *, template=None, write=None):
+        async def main():
+            ledger = Ledger(tmp_path / "ledger.sqlite3")
+            teacher = VLLM("m", spec, Services(ledger, Budget(), "run", tmp_path))
+            engine = SimpleNamespace(tokenizer=Letters(), processor=Letters())
+            try:
+                turns = [{"role": "user", "content": content}]
+                return await teacher._prompt(engine, turns, template or {}, write)
+            finally:
+                await ledger.close()
+
+        return asyncio.run(main())
+
+    return prompt
+
+
+def test_the_engine_gets_each_picture_with_its_hash_and_the_text_of_the_chat_template(tmp_path, prompt):
+    Image = pytest.importorskip("PIL.Image")
+    red, blue = [row["picture"] for row in squares(tmp_path, 2)]
+    shown = [{"type": "image", **red}, {"type": "image", **blue}, {"type": "text", "text": "Which?"}]
+    tokens, pictures = prompt(shown, template={"end": "!"})
+    assert "".join(tokens) == "<image><image>Which?!"  # nothing is put before what the template wrote
+    assert pictures["multi_modal_uuids"] == {"image": [red["sha256"], blue["sha256"]]}
+    seen = [picture.tobytes() for picture in pictures["multi_modal_data"]["image"]]
+    files = [Image.open(tmp_path / row["path"]).convert("RGB").tobytes() for row in (red, blue)]
+    assert seen == files and seen[0] != seen[1]
+    with pytest.raises(ValueError, match="opened after texts alone"):
+        prompt(shown, write="user")
+    with pytest.raises(ValueError, match="the model's token of a picture"):
+        prompt([shown[0], {"type": "text", "text": "<image> Which?"}])
+    with pytest.raises(Rejected, match="cannot be read"):
+        prompt([{**shown[0], "path": "pictures/gone.png"}])
+    with pytest.raises(Rejected):
+        prompt([{**shown[0], "path": blue["path"]}])  # another picture than the hash says
 
 
 @pytest.fixture(scope="module")
