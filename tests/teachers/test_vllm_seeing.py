@@ -12,11 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from distillgen.errors import ConfigError
 from distillgen.inference.endpoint import Services
 from distillgen.inference.faults import Rejected
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
 from distillgen.inference.request import Request
+from distillgen.pipeline.load import load
 from distillgen.teachers.transformers import Transformers, TransformersSpec
 from distillgen.teachers.vllm import VLLM, VLLMSpec
 from tests.squares import squares
@@ -36,6 +38,29 @@ def test_check_asks_the_files_of_a_model_whether_it_sees(tmp_path):
     for options in ({"images": False}, {"api": "completions"}):
         entry = VLLMSpec(provider="vllm", model="seeing", **options)
         assert "images" not in entry.with_files(tmp_path).capabilities
+
+
+def test_check_refuses_pictures_for_a_model_of_texts(project, monkeypatch):
+    pytest.importorskip("PIL")
+    monkeypatch.setattr("distillgen.teachers.vllm.need", lambda *_: None)
+    squares(project.path, 1)
+    for name, config in (("seeing", {"vision_config": {}}), ("blind", {})):
+        project.write(f"{name}/config.json", json.dumps(config))
+        project.write(f"{name}/preprocessor_config.json", "{}")
+    project.write(
+        "pipelines/see.yaml",
+        """version: 1
+models:
+  teacher: {provider: vllm, model: seeing}
+stages:
+  - source: {path: pictures}
+  - generate: {model: teacher, template: "Which colour?", images: [image], output: answer}
+""",
+    )
+    load("pipelines/see.yaml")
+    for change in ("teacher.model=blind", "teacher.images=false", "teacher.api=completions"):
+        with pytest.raises(ConfigError, match="cannot do images"):
+            load("pipelines/see.yaml", sets=[change])
 
 
 class Letters:
