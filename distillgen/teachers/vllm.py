@@ -369,11 +369,11 @@ class VLLM(Endpoint):
             return _tokens(engine.tokenizer, context, template, write), {}
         if write:
             raise ValueError("a user's turn is opened after texts alone, and the dialogue has a picture")
-        shown = await asyncio.to_thread(scene, context, engine.processor, self.services.root, template)
+        prompt = await asyncio.to_thread(scene, context, engine.processor, self.services.root, template)
         # the caches of vLLM know a picture by its hash
         hashes = {"image": [part["sha256"] for part in parts]}
-        pictures = {"multi_modal_data": {"image": [*shown.pictures]}, "multi_modal_uuids": hashes}
-        return list(engine.tokenizer.encode(shown.text, add_special_tokens=False)), pictures
+        pictures = {"multi_modal_data": {"image": [*prompt.pictures]}, "multi_modal_uuids": hashes}
+        return list(engine.tokenizer.encode(prompt.text, add_special_tokens=False)), pictures
 
     async def _started(self) -> Engine:
         """Return the engine; the first call starts it."""
