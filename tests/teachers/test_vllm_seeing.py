@@ -158,16 +158,18 @@ def place(tmp_path_factory):
 def test_the_engine_answers_about_each_picture_as_transformers_does(place):
     root, pictures = place
 
-    def request(*shown, **options):
+    def request(*shown, text="What is it?", **options):
         parts = [{"type": "image", **picture} for picture in shown]
-        content = [*parts, {"type": "text", "text": "What is it?"}]
+        content = [*parts, {"type": "text", "text": text}]
         options = {"sampling": ANSWERED} | options
         return Request("m", [{"role": "user", "content": content}], **options)
 
-    # each picture twice, so that the second comes from vLLM's caches; a pair; and a score
+    # each picture twice, so that the second comes from the cache of processed pictures; pairs; and scores
     requests = [request(picture) for picture in pictures * 2]
     requests += [request(*pictures[:2]), request(*pictures[1::-1])]
     requests += [request(picture, target=" red", sampling={}) for picture in pictures[:4]]
+    # longer than a block of the cache on a CPU, 128 tokens, with the same text behind each picture
+    long = [request(picture, text="What is it? " * 50) for picture in pictures]
     gone = request({**pictures[0], "path": "pictures/gone.png"})
 
     async def answers(kind, spec):
@@ -176,6 +178,8 @@ def test_the_engine_answers_about_each_picture_as_transformers_does(place):
         try:
             asked = [teacher.answer(one, [0], 0) for one in [*requests, gone]]
             *found, failure = await asyncio.gather(*asked, return_exceptions=True)
+            for _ in range(2):  # the second time, the prompts are in vLLM's cache
+                found += await asyncio.gather(*[teacher.answer(one, [0], 0) for one in long])
         finally:
             await teacher.close()
             await ledger.close()
@@ -184,6 +188,11 @@ def test_the_engine_answers_about_each_picture_as_transformers_does(place):
 
     engine = asyncio.run(answers(VLLM, VLLMSpec(provider="vllm", model="model", **ENGINE)))
     local = asyncio.run(answers(Transformers, TransformersSpec(provider="transformers", model="model")))
+    assert all(completion.cached_tokens >= 128 for completion in engine[-16:])
+    chances = [completion.logprobs[0][1] for completion in engine[-32:]]
+    assert chances[16:] == pytest.approx(chances[:16], abs=0.02)
+    assert len({round(number, 2) for number in chances[16:]}) > 8
+    engine, local = engine[:-32], local[:-32]
     for one, other in zip(engine, local, strict=True):
         assert one.logprobs[0][:2] == [other.logprobs[0][0], pytest.approx(other.logprobs[0][1], abs=0.02)]
         assert one.input_tokens == other.input_tokens or one.logprobs[0][0] == " red"
