@@ -131,7 +131,9 @@ def teach(request: Request, sample: int) -> str:
 def assess(request: Request, sample: int) -> str:
     """Grade two answers: 9 for what the pixels say, else 2."""
     picture, text = _parts(request)
-    question, first, second = re.search(r"question: (.*?)\n.*First answer: (.*?)\n.*Second answer: (.*?)\n", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    question, first, second = re.search(
+        r"question: (.*?)\n.*First answer: (.*?)\n.*Second answer: (.*?)\n", text, re.DOTALL
+    ).groups()  # type: ignore[union-attr]
     right = scene_of(picture)[skill_of(question)]
     grades = [9 if answer.strip() == right else 2 for answer in (first, second)]
     return f'{{"reason": "It is {right}.", "first": {grades[0]}, "second": {grades[1]}}}'
