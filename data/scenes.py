@@ -1,4 +1,4 @@
-"""Pictures of 32 by 32 pixels with a figure, a line and dots, questions about eight skills, and models for comd.
+"""Pictures of 32 by 32 pixels with a figure, a line and dots, questions about eight skills, and models.
 
 `teach`, `assess` and `augment` are scripted: they read the pixels, and the skill in the question.
 """
@@ -32,28 +32,42 @@ SKILLS = {
     "dots": list(DOTS),
 }
 WEAK = ("colour", "line")  # the first student does not learn these
-FORMS = ("What is the {}?", "Which {} do you see?", "Look at the picture and tell me its {}.")
+FORMS = ("What is the {}?", "Which {} do you see?", "Please tell me its {}.")
 
 Scene = dict[str, str]
 
 
-def scenes(*, seed: int, pool: int = 480, asked: int = 320, spare: int = 2) -> Iterator[dict[str, Any]]:
-    """Yield `pool` questions to learn from and `asked` of the test, the eight skills in turn.
+def scenes(
+    *, seed: int, learn: int = 900, pool: int = 320, asked: int = 160, spare: int = 2
+) -> Iterator[dict[str, Any]]:
+    """Yield `learn` questions for the first student, of the strong skills, `pool` for the rounds, and a test.
 
-    `picture` is a PNG, `spare` are others for new questions. `first` says that the first student learns the
-    row, `lot` is a number below 1 drawn at random.
+    `picture` is a PNG, and `spare` are others for new questions; no two pictures are equal. `lot` is a number
+    below 1 drawn at random.
     """
-    chance = random.Random(f"scenes {seed}")
-    for number in range(pool + asked):
-        skill, scene, test = list(SKILLS)[number % len(SKILLS)], draw(chance), number >= pool
+    chance, seen = random.Random(f"scenes {seed}"), set[bytes]()
+
+    def new() -> tuple[Scene, bytes]:
+        while True:
+            scene = draw(chance)
+            picture = png(scene, chance.randrange(3), chance.randrange(3))
+            if picture not in seen:
+                seen.add(picture)
+                return scene, picture
+
+    for number in range(learn + pool + asked):
+        first, test = number < learn, number >= learn + pool
+        skills = [skill for skill in SKILLS if not (first and skill in WEAK)]
+        skill = skills[number % len(skills)]
+        scene, picture = new()
         yield {
-            "picture": png(scene),
-            "spare": [png(draw(chance)) for _ in range(spare)],
+            "picture": picture,
+            "spare": [] if first or test else [new()[1] for _ in range(spare)],
             "question": chance.choice(FORMS).format(skill),
             "gold": scene[skill],
             "skill": skill,
-            "group": "weak" if skill in WEAK else "strong",
-            "first": skill not in WEAK,
+            "first": first,
+            "pool": not first and not test,
             "lot": chance.random(),
             "split": "test" if test else "train",
         }
@@ -64,8 +78,8 @@ def draw(chance: random.Random) -> Scene:
     return {skill: chance.choice(values) for skill, values in SKILLS.items()}
 
 
-def png(scene: Scene) -> bytes:
-    """Return the picture of a scene."""
+def png(scene: Scene, right: int = 0, down: int = 0) -> bytes:
+    """Return the picture of a scene, its figure moved by 0 to 2 pixels."""
     pixels = [[GROUNDS[scene["ground"]]] * SIDE for _ in range(SIDE)]
 
     def fill(left: int, top: int, width: int, height: int, colour: tuple[int, int, int]) -> None:
@@ -74,9 +88,9 @@ def png(scene: Scene) -> bytes:
 
     fill(*((0, 15, SIDE, 2) if scene["line"] == "across" else (15, 0, 2, SIDE)), LINE)
     (left, top), size = PLACES[scene["place"]], SIZES[scene["size"]]
-    fill(left, top, size, size, COLOURS[scene["colour"]])
+    fill(left + right, top + down, size, size, COLOURS[scene["colour"]])
     if scene["shape"] == "ring":
-        fill(left + 2, top + 2, size - 4, size - 4, GROUNDS[scene["ground"]])
+        fill(left + right + 2, top + down + 2, size - 4, size - 4, GROUNDS[scene["ground"]])
     left, top = 19 - left, 19 - top  # the dots are in the other corner
     for place in range(SKILLS["number"].index(scene["number"]) + 1):
         fill(left + 4 * place, top + 4, 3, 3, DOTS[scene["dots"]])
@@ -100,16 +114,18 @@ def scene_of(picture: bytes) -> Scene:
     def pixel(x: int, y: int) -> tuple[int, ...]:
         return tuple(data[y * width + 1 + 3 * x :][:3])
 
-    place = next(name for name, (x, y) in PLACES.items() if pixel(x, y) in COLOURS.values())
-    left, top = PLACES[place]
-    size = "large" if pixel(left + SIZES["large"] - 1, top) in COLOURS.values() else "small"
-    dots = [pixel(19 - left + 4 * number, 19 - top + 4) for number in range(3)]
+    figure = [(x, y) for y in range(SIDE) for x in range(SIDE) if pixel(x, y) in COLOURS.values()]
+    left, top = min(x for x, _ in figure), min(y for _, y in figure)
+    place = next(name for name, (x, y) in PLACES.items() if x <= left <= x + 2 and y <= top <= y + 2)
+    size = "large" if (left + SIZES["large"] - 1, top) in figure else "small"
+    x, y = 19 - PLACES[place][0], 19 - PLACES[place][1]
+    dots = [pixel(x + 4 * number, y + 4) for number in range(3)]
     ground = pixel(0, 0) if pixel(0, 0) != LINE else pixel(SIDE - 1, 0)
     return {
         "colour": _name(COLOURS, pixel(left, top)),
         "place": place,
         "size": size,
-        "shape": "square" if pixel(left + 3, top + 3) in COLOURS.values() else "ring",
+        "shape": "square" if (left + 3, top + 3) in figure else "ring",
         "ground": _name(GROUNDS, ground),
         "line": "across" if pixel(0, 15) == LINE else "down",
         "number": SKILLS["number"][sum(dot in DOTS.values() for dot in dots) - 1],
