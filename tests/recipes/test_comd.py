@@ -2,6 +2,7 @@
 
 import importlib.util
 import random
+from types import SimpleNamespace
 
 import yaml
 
@@ -118,3 +119,24 @@ def test_pixels_tell_what_was_drawn():
     for _ in range(300):
         scene = scenes.draw(chance)
         assert scenes.scene_of(scenes.png(scene, chance.randrange(3), chance.randrange(3))) == scene
+
+
+def test_the_first_student_learns_no_weak_skill_and_no_picture_comes_twice():
+    rows = list(scenes.scenes(seed=0, learn=600, pool=16, asked=16))
+    first = [row for row in rows if row["first"]]
+    assert len(first) == 600 and not {row["skill"] for row in first} & {*scenes.WEAK}
+    assert {row["skill"] for row in rows if row["pool"]} == {*scenes.SKILLS}
+    pictures = [picture for row in rows for picture in (row["picture"], *row["spare"])]
+    assert len(pictures) == len({*pictures}) == 632 + 32
+    assert all(row["gold"] == scenes.scene_of(row["picture"])[row["skill"]] for row in rows)
+    assert all(row["spare"] == [] for row in rows if row["split"] == "test")
+
+
+def test_the_augmentor_asks_for_the_same_skill_in_other_words():
+    for skill in scenes.SKILLS:
+        for form in scenes.FORMS:
+            asked = form.format(skill)
+            parts = [{"data": b""}, {"text": f"Question: {asked}\n\nWrite one new question."}]
+            request = SimpleNamespace(messages=[{"content": parts}])
+            said = scenes.augment(request, 0)
+            assert said != asked and scenes.skill_of(said) == skill
