@@ -208,6 +208,8 @@ class Model:
 
     processor: Any = None
     """What makes tokens and pixels of a prompt, of a model that sees."""
+    soft: Any = None
+    """The embeddings of a model that reads demonstrations as vectors."""
 
     def __init__(
         self,
@@ -235,7 +237,6 @@ class Model:
         self.name, self.seq2seq = Path(adapter or path).name if Path(path).exists() else spec.model, seq2seq
         self.stop_event = stop_event
         self.device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.soft: Any = None
         if spec.demonstrations:
             from distillgen.networks.distiller import SoftTokens, load_distiller
 

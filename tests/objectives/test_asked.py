@@ -130,7 +130,7 @@ class TestStudents:
         return bert(tmp_path_factory.mktemp("bert"), ["a red green blue thing"])
 
     def test_there_is_a_student_of_every_objective(self):
-        others = {"mend"}  # tests/training/test_demonstrations.py
+        others = {"mend", "marginal"}  # tests/training/test_demonstrations.py, recipes/test_demonstrations.py
         assert sorted({*WRITERS, *NETWORKS, *others}) == names("objectives", HERE)
 
     @pytest.mark.parametrize("objective", sorted(WRITERS))

@@ -57,6 +57,7 @@ THREE = {"fields": ["question", "answer", "other"], "score": "score"}
 PREFERENCE = {"prompt": "question", "chosen": "answer", "rejected": "other"}
 SOFT = [{"divergence": {"teacher": "generate", "weight": 0.5}}, {"cross_entropy": {"weight": 0.5}}]
 GKD = {"teacher": "plain", "max_new_tokens": 2}
+SMALL = {"tiny": {"layers": 1, "width": 16, "heads": 1}}
 MESSAGES = (TEXTS, CHAT, SYSTEM)
 OPTIONS = {  # each with texts, a dialogue, and a dialogue with a system turn; the first are the defaults
     "sft": (
@@ -106,6 +107,20 @@ OTHERS = [
     ("embedder", {"fields": ["question", "answer", "other"], "loss": "ranking"}),
     *[("cross_encoder", {**PAIRS, "loss": loss}) for loss in ("bce", "mse")],
     ("cross_encoder", {**THREE, "loss": "margin_mse"}),
+    *[
+        (
+            "marginal",
+            {"template": "{{ demonstration.said }} {{ question }}", "completion": "answer", **options},
+        )
+        for options in ({}, {"score": "near"}, {"lora": {"r": 2}})
+    ],
+    *[
+        (
+            "mend",
+            {"demos": "other", "prompt": "question", "completion": "answer", "distiller": SMALL, **options},
+        )
+        for options in ({}, {"kl": 0}, {"text": "question", "share": 0.5})
+    ],
 ]
 
 
@@ -180,6 +195,7 @@ def folder(tmp_path_factory):
             "won": -1.0 - i,
             "lost": -9.0,
             "asked": [{"role": "user", "content": f"What is {i}"}],
+            "demonstrations": [{"said": f"It is {i + more}", "near": 1.0 - more} for more in range(2)],
         }
         for i in range(24)
     ]
