@@ -48,8 +48,8 @@ class Media:
 
     def with_stand_ins(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the fields, for an estimate, with a reference in place of those that hold none yet."""
-        missing = {name for name in self.fields if not is_reference(fields.get(name))}
-        missing = {name for name in missing if not isinstance(fields.get(name), list)}
+        values = {name: fields.get(name) for name in self.fields}
+        missing = [name for name, one in values.items() if not (is_reference(one) or isinstance(one, list))]
         return {**fields, **dict.fromkeys(missing, _STAND_IN)} if missing else fields
 
     def _by_kind(self) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import io
 import stat
 from collections.abc import Mapping
 from dataclasses import replace
@@ -51,6 +52,13 @@ def content(part: Mapping[str, Any], root: Path) -> Content:
     if not media.startswith(part["type"]):
         raise Rejected(f"'{path}' is no {word} of a kind that is sent (PNG, JPEG, WebP, GIF; WAV, MP3, FLAC)")
     return Content(media, data)
+
+
+def picture(part: Mapping[str, Any], root: Path) -> Any:
+    """Return the picture of a part, in colour. Raise Rejected, or what Pillow raises for a torn file."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(content(part, root).data)).convert("RGB")
 
 
 def content_part(part: Mapping[str, Any], root: Path) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distillgen.teachers._content import content
+from distillgen.teachers._content import picture
 
 
 class Scene(NamedTuple):
@@ -24,15 +23,13 @@ def scene(
 
     Raise Rejected or ValueError if it cannot be made.
     """
-    from PIL import Image
-
     token = getattr(processor, "image_token", None)
     pictures, messages = [], []
     for message in turns:
         parts = parts_of(message["content"])
         for place, part in enumerate(parts):
             if part["type"] == "image":
-                pictures.append(Image.open(io.BytesIO(content(part, root).data)).convert("RGB"))
+                pictures.append(picture(part, root))
                 parts[place] = {"type": "image"}
             elif part["type"] != "text":
                 raise ValueError(f"the model takes texts and pictures, not '{part['type']}'")

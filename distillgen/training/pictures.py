@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from distillgen.errors import ConfigError
 from distillgen.inference.faults import Rejected
 from distillgen.prompting.media import Media
 from distillgen.record import Record, Unrenderable
-from distillgen.teachers._content import content
+from distillgen.teachers._content import content, picture
 from distillgen.training.chat_template import Turns
 from distillgen.training.rows import Assessment, Row, RowSelection, Unusable, fit
 
@@ -40,13 +39,8 @@ def references(record: Record, names: Sequence[str], root: Path) -> list[dict[st
 
 def open_pictures(pictures: Sequence[dict[str, Any]], root: Path) -> list[Any]:
     """Return the pictures of references, in colour. Raise Unusable if one cannot be read."""
-    from PIL import Image
-
     try:
-        return [
-            Image.open(io.BytesIO(content({**picture, "type": "image"}, root).data)).convert("RGB")
-            for picture in pictures
-        ]
+        return [picture({**reference, "type": "image"}, root) for reference in pictures]
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and others
         raise Unusable(f"a picture cannot be read: {type(error).__name__}") from error
 
