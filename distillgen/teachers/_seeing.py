@@ -4,9 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+from pydantic import Field
+
+from distillgen.inference.model_class import files_see
+from distillgen.inference.spec import Spec
+from distillgen.inference.weights import model_path
 from distillgen.teachers._content import picture
+
+
+class SeeingSpec(Spec):
+    """The entry of a model whose files say whether it takes pictures."""
+
+    images: bool | None = Field(
+        None,
+        description="whether it takes pictures; default: as the files in its folder say; a model that has to "
+        "be fetched from the Hub may",
+    )
+
+    def with_files(self, root: Path) -> Self:
+        """Return the entry, which knows whether the files in its folder see."""
+        folder = model_path(self.model, root)
+        if self.images is not None or folder is None:
+            return self
+        return self.model_copy(update={"images": files_see(folder)})
 
 
 class Scene(NamedTuple):

@@ -19,11 +19,10 @@ from distillgen.errors import ConfigError, Stopped
 from distillgen.extras import need
 from distillgen.inference.faults import Rejected
 from distillgen.inference.logprobs import MOST_ALTERNATIVES
-from distillgen.inference.model_class import files_see, model_class, sees
+from distillgen.inference.model_class import model_class, sees
 from distillgen.inference.opening import USER_TURN, opening, text_start
 from distillgen.inference.reasoning import opens_thought
 from distillgen.inference.request import Completion, Request
-from distillgen.inference.spec import Spec
 from distillgen.inference.weights import model_path, weights_identity
 from distillgen.networks.spec import has_distiller
 from distillgen.record import digest, dumps
@@ -31,11 +30,11 @@ from distillgen.state_files import load_state
 from distillgen.teachers._batching import Batching, Waiting
 from distillgen.teachers._network_models import PAIR, pair_of
 from distillgen.teachers._search import MAX_TOKENS, NextTokens, Query, searched, vocabulary_of
-from distillgen.teachers._seeing import Scene, continued, model_inputs, parts_of, scene
+from distillgen.teachers._seeing import Scene, SeeingSpec, continued, model_inputs, parts_of, scene
 from distillgen.teachers._settling import chat_text, settled
 
 
-class TransformersSpec(Spec):
+class TransformersSpec(SeeingSpec):
     """A model in Hugging Face transformers, in the process of the run.
 
     `model` is a folder or a name on the Hub: of a model, or of a PEFT adapter, which names its base model.
@@ -55,11 +54,6 @@ class TransformersSpec(Spec):
     dtype: str | None = Field(None, description="type of the weights, such as bfloat16; default: as stored")
     device: str | None = Field(
         None, description="device, such as cuda:0 or cpu; default: a GPU where there is one"
-    )
-    images: bool | None = Field(
-        None,
-        description="whether it takes pictures; default: as the files in its folder say; a model that has to "
-        "be fetched from the Hub may",
     )
 
     @property
@@ -94,13 +88,6 @@ class TransformersSpec(Spec):
             reads = "no demonstrations" if self.demonstrations else "demonstrations"
             remedy = f"write demonstrations: {str(not self.demonstrations).lower()}"
             raise ConfigError(f"the model '{self.model}' reads {reads} as vectors; {remedy}")
-
-    def with_files(self, root: Path) -> TransformersSpec:
-        """Return the entry, which knows whether the files in its folder see."""
-        folder = model_path(self.model, root)
-        if self.images is not None or folder is None:
-            return self
-        return self.model_copy(update={"images": files_see(folder)})
 
 
 class Transformers(Batching):

@@ -27,7 +27,6 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.inference.endpoint import Endpoint, Services
 from distillgen.inference.faults import Rejected, Retryable
-from distillgen.inference.model_class import files_see
 from distillgen.inference.opening import USER_TURN, opening, text_start
 from distillgen.inference.parts import parts_in
 from distillgen.inference.reasoning import opens_thought
@@ -35,7 +34,7 @@ from distillgen.inference.request import Completion, Request
 from distillgen.inference.spec import Spec
 from distillgen.inference.weights import local_name, model_path, weights_identity
 from distillgen.record import digest, dumps
-from distillgen.teachers._seeing import scene
+from distillgen.teachers._seeing import SeeingSpec, scene
 from distillgen.teachers._settling import MISSING, chat_text, settled
 
 ENVIRONMENT = {  # variables that are set already keep their values
@@ -56,7 +55,7 @@ _SPEED = re.compile(r"max_\w+|\w+_size")  # further arguments that change no ans
 _numbers = itertools.count()
 
 
-class VLLMSpec(Spec):
+class VLLMSpec(SeeingSpec):
     """A model in vLLM, in the process of the run.
 
     `model` is a folder or a name on the Hugging Face Hub. An option that is not given has vLLM's default.
@@ -89,12 +88,6 @@ class VLLMSpec(Spec):
         None, description="name of the adapter in `lora` that answers; default: the model without one"
     )
 
-    images: bool | None = Field(
-        None,
-        description="whether it takes pictures; default: as the files in its folder say; a model that has to "
-        "be fetched from the Hub may",
-    )
-
     @property
     def capabilities(self) -> frozenset[str]:
         """The capabilities of the engine."""
@@ -121,13 +114,6 @@ class VLLMSpec(Spec):
         if "hf_token" in self.engine:
             raise ConfigError("'hf_token' is a secret: export HF_TOKEN=… instead, which vLLM reads by itself")
         need("provider 'vllm'", "vllm")
-
-    def with_files(self, root: Path) -> VLLMSpec:
-        """Return the entry, which knows whether the files in its folder see."""
-        folder = model_path(self.model, root)
-        if self.images is not None or folder is None:
-            return self
-        return self.model_copy(update={"images": files_see(folder)})
 
     def arguments(self, root: Path) -> dict[str, Any]:
         """Return the arguments of the engine. Entries of `models` with equal arguments share one engine."""
