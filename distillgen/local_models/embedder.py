@@ -29,7 +29,7 @@ _COMPUTING = threading.Lock()
 def embed(texts: Sequence[str], *, model: str = "minilm") -> Any:
     """Return a float32 array with a vector of length 1 for each text.
 
-    Raises ConfigError if the model cannot be loaded.
+    Raises ConfigError if the model cannot be loaded, or gives a vector that is not finite.
 
     `model` is `minilm`, a local folder, or a name on the Hugging Face Hub that sentence-transformers or
     model2vec can load. With `words` there is no model: the cosine of two texts measures how many content
@@ -43,6 +43,12 @@ def embed(texts: Sequence[str], *, model: str = "minilm") -> Any:
     rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     clean = [text.encode("utf-8", "replace").decode() for text in rows]  # a tokenizer takes no lone surrogate
     vectors = _encoder(model)(clean)
+    if not numpy.isfinite(vectors).all():
+        row = int(numpy.isfinite(vectors).all(axis=1).argmin())
+        raise ConfigError(
+            f"the embedder '{model}' gives a vector with NaN or infinity for the text {clean[row][:80]!r}; "
+            "its weights may be damaged: download them again, or name another embedder"
+        )
     lengths = numpy.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / numpy.maximum(lengths, 1e-12)).astype(numpy.float32)[[rows[text] for text in texts]]
 

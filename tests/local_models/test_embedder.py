@@ -1,12 +1,14 @@
 """Embeddings: always a planted static embedder, and the real encoder where it is installed."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 
 import numpy
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from distillgen.errors import ConfigError
 from distillgen.local_models.embedder import WINDOWS, check, embed
@@ -30,6 +32,15 @@ def test_all_of_a_long_text_counts():
 )
 def test_any_text(text):
     assert embed([text], model=embedder()).shape == (1, 5)
+
+
+def test_a_model_whose_vectors_are_not_numbers_is_named(tmp_path):
+    shutil.copytree(embedder(), tmp_path / "damaged")
+    file = tmp_path / "damaged" / "model.safetensors"
+    tensors = load_file(file)
+    save_file({name: numpy.full_like(tensor, numpy.nan) for name, tensor in tensors.items()}, file)
+    with pytest.raises(ConfigError, match=r"damaged' gives a vector with NaN .* for the text 'bread'"):
+        embed(["", "bread"], model=str(tmp_path / "damaged"))
 
 
 def test_what_cannot_be_loaded(tmp_path, monkeypatch):
