@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,13 @@ except ImportError:
 else:
     WINDOWS = False
 
+NETWORK_FILE_SYSTEMS = (
+    "nfs", "cifs", "smb", "ceph", "lustre", "gpfs", "beegfs", "afs", "ocfs2", "gfs2", "glusterfs",
+    "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.juicefs",
+)  # fmt: skip
+"""How the types of file systems begin on which files of several machines may lie, as Linux calls them."""
+
+_OCTAL = re.compile(r"\\([0-7]{3})")  # how mountinfo writes a space
 _RETRY_S = 0.1
 _LOCKED_BYTE = 1 << 30  # a byte that no file has: a locked byte cannot be read on Windows
 
@@ -73,6 +81,27 @@ def allow_many_files() -> None:
         _, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(ValueError):  # macOS refuses "unlimited"
             resource.setrlimit(resource.RLIMIT_NOFILE, (highest, highest))
+
+
+def network_file_system(folder: Path, mounts: str | None = None) -> str:
+    """Return the type of the network file system that a folder is on, such as "nfs4", or an empty text.
+
+    Linux tells it in `mounts`, the text of /proc/self/mountinfo; elsewhere the answer is always empty.
+    """
+    try:
+        mounts = mounts or Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    deepest, kind = -1, ""
+    for line in mounts.splitlines():
+        place, _, source = line.partition(" - ")
+        point = Path(_OCTAL.sub(lambda code: chr(int(code[1], 8)), place.split()[4]))
+        if len(point.parts) >= deepest and folder.resolve().is_relative_to(point):
+            deepest, kind = (
+                len(point.parts),
+                source.split()[0],
+            )  # of two mounts on one folder, the later is seen
+    return kind if kind.startswith(NETWORK_FILE_SYSTEMS) else ""
 
 
 def has_ended(process: int) -> bool:

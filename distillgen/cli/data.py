@@ -346,7 +346,7 @@ def report(run: Run, open_page: bool) -> None:
 
 @click.group()
 def ledger() -> None:
-    """Work with ledgers, the files that hold the answers of models."""
+    """Merge, check, compact and export ledgers, the files that hold the answers of models."""
 
 
 @ledger.command()
@@ -362,7 +362,7 @@ def merge(into: str, others: Sequence[str], as_json: bool) -> None:
     \b
     distillgen ledger merge runs/ledger.sqlite3 from-another-machine/ledger.sqlite3
     """
-    from distillgen.inference.ledger import merge
+    from distillgen.inference.ledger_files import merge
 
     path = _ledger_file(into, new=True)
     count = merge(path, [_ledger_file(other) for other in others])
@@ -370,6 +370,81 @@ def merge(into: str, others: Sequence[str], as_json: bool) -> None:
         show.as_json({"ledger": str(path), "answers": count})
     else:
         show.say(f"{count:,} answers were copied to {path}")
+
+
+@ledger.command()
+@click.argument("ledgers", metavar="LEDGER…", nargs=-1, required=True)
+@AS_JSON
+def verify(ledgers: Sequence[str], as_json: bool) -> None:
+    """Read every page and every row of LEDGERs, and name what is wrong.
+
+    A ledger is given by its file, or by a run that uses it. The exit status is 3 if one is damaged.
+
+    \b
+    distillgen ledger verify runs/ledger.sqlite3
+    """
+    from distillgen.inference.ledger_files import verify
+
+    verdicts = {str(path): verify(path) for path in map(_ledger_file, ledgers)}
+    if as_json:
+        show.as_json({path: verdict._asdict() for path, verdict in verdicts.items()})
+    for path, (rows, faults) in () if as_json else verdicts.items():
+        counts = ", ".join(f"{status} {count:,}" for status, count in sorted(rows.items()))
+        show.say(f"{path}: {sum(rows.values()):,} rows ({counts or 'none'}), {len(faults)} faults")
+        for fault in faults:
+            show.say(f"  {fault}")
+        if faults:
+            show.say("  run with --salvage: it copies every answer that can be read to a new ledger")
+    if any(verdict.faults for verdict in verdicts.values()):
+        sys.exit(3)  # some answers cannot be used
+
+
+@ledger.command()
+@click.argument("name", metavar="LEDGER")
+@AS_JSON
+def compact(name: str, as_json: bool) -> None:
+    """Delete the texts of superseded answers, and give the freed space back to the disk.
+
+    An answer is superseded if its request was asked again and was answered. Its tokens and its cost stay. No
+    run may use the ledger meanwhile.
+
+    \b
+    distillgen ledger compact runs/ledger.sqlite3
+    """
+    from distillgen.inference.ledger_files import compact
+
+    path = _ledger_file(name)
+    done = compact(path)
+    if as_json:
+        show.as_json({"ledger": str(path), **done._asdict()})
+    else:
+        show.say(
+            f"{path}: {done.superseded:,} answers were superseded; {done.before:,} bytes, now {done.after:,}"
+        )
+
+
+@ledger.command("export")
+@click.argument("name", metavar="LEDGER")
+@click.option(
+    "-o",
+    "--out",
+    "file",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The new file.",
+)
+def export_ledger(name: str, file: Path) -> None:
+    """Write the rows of a ledger as JSON lines: the request, the completion, the tokens and the cost of each.
+
+    \b
+    distillgen ledger export runs/ledger.sqlite3 -o answers.jsonl
+    """
+    from distillgen.inference.ledger_files import export
+
+    if file.exists():
+        raise ConfigError(f"'{file}' exists already; name another file")
+    count = export(_ledger_file(name), file)
+    show.say(f"{count:,} rows were written to {file}")
 
 
 def _ledger_file(name: str, *, new: bool = False) -> Path:

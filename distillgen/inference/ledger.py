@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -24,6 +22,7 @@ import orjson
 from distillgen.errors import LedgerError
 from distillgen.inference.claims import SCHEMA, Claims
 from distillgen.inference.statements import Statement, insert
+from distillgen.platforms import network_file_system
 
 GATHER_S = 0.01
 ENOUGH = 32  # rows that a commit does not wait beyond, and rows that one INSERT takes
@@ -76,7 +75,6 @@ class Usage(NamedTuple):
     reasoning_tokens: int
 
 
-BESIDE = ("scores", "batches", "batch_lines")  # tables that `merge` copies besides the answers
 LABELS, COUNTS = Usage._fields[:4], Usage._fields[4:]
 _COLUMNS = ", ".join(Answer._fields)
 _USAGE = ", ".join((*LABELS, *COUNTS[1:]))
@@ -98,10 +96,10 @@ CREATE TABLE IF NOT EXISTS batch_lines (custom_id PRIMARY KEY, uuid);
 {SCHEMA}
 PRAGMA user_version = {VERSION};
 """
-_ADD = insert(f"INSERT INTO answers ({_COLUMNS})", len(Answer._fields))
-_ADD_BATCH = insert("INSERT OR REPLACE INTO batches", 3)
-_ADD_LINE = insert("INSERT OR REPLACE INTO batch_lines", 2)
-_ADD_SCORE = insert("INSERT OR REPLACE INTO scores", 2)
+ADD = insert(f"INSERT INTO answers ({_COLUMNS})", len(Answer._fields))
+ADD_BATCH = insert("INSERT OR REPLACE INTO batches", 3)
+ADD_LINE = insert("INSERT OR REPLACE INTO batch_lines", 2)
+ADD_SCORE = insert("INSERT OR REPLACE INTO scores", 2)
 _FORGET_BATCH = Statement("DELETE FROM batches WHERE uuid = ?")
 _SUMS = ", ".join(f"coalesce(sum({name}), 0)" for name in COUNTS[1:])
 _TOTALS = (
@@ -121,9 +119,11 @@ class Ledger:
         self._next_commit_at = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._reserve = path.with_name(path.name + ".reserve")
-        with _as_ledger_errors(path):
+        with as_ledger_errors(path):
+            if not read_only:
+                _refuse_network(path)
             _refuse_truncated(path)
-            self._read = _connect(path, read_only)
+            self._read = connect(path, read_only)
             version = self._read.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, 2, VERSION):
                 raise LedgerError(
@@ -135,8 +135,8 @@ class Ledger:
                 self._read.executescript(_SCHEMA)
                 if not self._reserve.exists():
                     self._reserve.write_bytes(bytes(RESERVE_BYTES))
-            self._write = self._read if read_only else _connect(path, read_only)
-            self.claims = Claims(self._write, self._thread, self._enqueue, self._rows)
+            self.connection = self._read if read_only else connect(path, read_only)
+            self.claims = Claims(self.connection, self._thread, self._enqueue, self._rows)
             if not read_only:
                 self.claims.bury()
             groups = self._read.execute(_TOTALS).fetchall()
@@ -186,7 +186,7 @@ class Ledger:
         )
 
     def _rows(self, query: str, keys: Sequence[bytes | str]) -> Iterator[Any]:
-        with _as_ledger_errors(self.path):
+        with as_ledger_errors(self.path):
             for start in range(0, len(keys), 500):
                 part = keys[start : start + 500]
                 yield from self._read.execute(query.format(",".join("?" * len(part))), part)
@@ -201,7 +201,7 @@ class Ledger:
     @property
     def last_id(self) -> int:
         """The id of the newest row of any process."""
-        with _as_ledger_errors(self.path):
+        with as_ledger_errors(self.path):
             return int(self._read.execute("SELECT ifnull(max(id), 0) FROM answers").fetchone()[0])
 
     def superseded_since(self, last_id: int, run: str) -> bool:
@@ -214,7 +214,7 @@ class Ledger:
         query = (
             f"SELECT EXISTS (SELECT 1 FROM answers AS newer WHERE id > ? AND run != ? AND EXISTS ({older}))"
         )
-        with _as_ledger_errors(self.path):
+        with as_ledger_errors(self.path):
             return bool(self._read.execute(query, (last_id, run)).fetchone()[0])
 
     @property
@@ -225,7 +225,7 @@ class Ledger:
     async def add(self, answers: Sequence[Answer]) -> None:
         """Append answers, and release their claims, in one transaction; return when they are durable."""
         self.claims.release([answer.key for answer in answers])
-        await self._enqueue(_ADD, answers)
+        await self._enqueue(ADD, answers)
         self._count += len(answers)
         for answer in answers:
             total = self._usage.setdefault(answer[1:5], [0] * len(COUNTS))
@@ -235,12 +235,12 @@ class Ledger:
     async def add_scores(self, scores: Mapping[bytes, Any]) -> None:
         """Store scores; return when they are durable."""
         rows = [(key, orjson.dumps(value)) for key, value in scores.items()]
-        await self.write(_ADD_SCORE, rows)
+        await self.write(ADD_SCORE, rows)
 
     async def add_batch(self, uuid: str, file: str, batch: str, custom_ids: Sequence[str] = ()) -> None:
         """Store the state of a batch and its lines; return when they are durable."""
-        await self.write(_ADD_LINE, [(custom_id, uuid) for custom_id in custom_ids])
-        await self.write(_ADD_BATCH, [(uuid, file, batch)])
+        await self.write(ADD_LINE, [(custom_id, uuid) for custom_id in custom_ids])
+        await self.write(ADD_BATCH, [(uuid, file, batch)])
 
     async def forget_batch(self, uuid: str) -> None:
         """Delete a batch that the endpoint did not accept."""
@@ -254,7 +254,7 @@ class Ledger:
         self, keys: Sequence[bytes], run: str, stage: str, model: str, cost_usd: float = 0.0
     ) -> bool:
         """Claim the keys of a request; return False if another process has one of them."""
-        with _as_ledger_errors(self.path):
+        with as_ledger_errors(self.path):
             return await self.claims.take(keys, run, stage, model, cost_usd)
 
     def _enqueue(self, statement: Statement, rows: Sequence[tuple[Any, ...]]) -> asyncio.Future[None]:
@@ -278,7 +278,7 @@ class Ledger:
                 rows_of.setdefault(statement, []).extend(rows)
             error: Exception | None = None
             try:
-                with _as_ledger_errors(self.path):
+                with as_ledger_errors(self.path):
                     await loop.run_in_executor(self._thread, self._commit, rows_of)
             except LedgerError as failure:
                 error = failure
@@ -295,20 +295,20 @@ class Ledger:
                 raise
             self._reserve.unlink()
             with contextlib.suppress(sqlite3.OperationalError):  # a checkpoint that does not fit can wait
-                self._write.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
             self._execute(rows_of)
             raise  # the answers are stored; the run asks no more
 
     def _execute(self, rows_of: Mapping[Statement, Sequence[tuple[Any, ...]]]) -> None:
         """Insert many rows in one step: each step costs a hand-over of the GIL from the thread that asks."""
-        with self._write:
+        with self.connection:
             for statement, rows in rows_of.items():
                 if not statement.placeholders:
-                    self._write.executemany(statement.text(), rows)
+                    self.connection.executemany(statement.text(), rows)
                     continue
                 for start in range(0, len(rows), ENOUGH):
                     part = rows[start : start + ENOUGH]
-                    self._write.execute(statement.text(len(part)), list(chain.from_iterable(part)))
+                    self.connection.execute(statement.text(len(part)), list(chain.from_iterable(part)))
 
     async def close(self) -> None:
         """Commit pending rows, then close."""
@@ -321,8 +321,8 @@ class Ledger:
         self.claims.leave()
         self._thread.shutdown()
         self._read.close()
-        if self._write is not self._read:
-            self._write.close()
+        if self.connection is not self._read:
+            self.connection.close()
             self._reserve.unlink(missing_ok=True)
 
 
@@ -333,7 +333,7 @@ def read_answers(path: Path, keys: Sequence[bytes]) -> dict[bytes, dict[str, Any
     names = ["key", "stage", "model", "status", "input_tokens", "output_tokens", "cost_usd", "at"]
     query = f"SELECT {', '.join(names)}, request, completion FROM answers WHERE key IN ({{}}) ORDER BY id"
     answers = {}
-    with _as_ledger_errors(path), contextlib.closing(_connect(path, read_only=True)) as connection:
+    with as_ledger_errors(path), contextlib.closing(connect(path, read_only=True)) as connection:
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
             for row in connection.execute(query.format(",".join("?" * len(part))), part):
@@ -341,114 +341,6 @@ def read_answers(path: Path, keys: Sequence[bytes]) -> dict[bytes, dict[str, Any
                 parts = {"request": orjson.loads(request), "completion": orjson.loads(completion)}
                 answers[row[0]] = {**dict(zip(names, values, strict=True)), **parts}
     return answers
-
-
-def merge(into: Path, others: Sequence[Path]) -> int:
-    """Copy answers, scores and batches of other ledgers into one; return the number of answers copied.
-
-    An answer is copied if `into` has none to its request, or only failed ones. Raise LedgerError if a file is
-    no ledger.
-    """
-    if any(other.resolve() == into.resolve() for other in others):
-        raise LedgerError(f"the ledger {into} cannot be merged into itself")
-    for other in others:
-        Ledger(other, read_only=True).close_now()
-    ledger, count = Ledger(into), 0
-    with _as_ledger_errors(into):
-        for other in others:
-            ledger._write.execute("ATTACH ? AS other", (str(other),))
-            columns = _columns_of(ledger._write, "other")
-            with ledger._write:
-                count += ledger._write.execute(
-                    f"INSERT INTO main.answers ({columns}) SELECT {columns} FROM other.answers AS theirs"
-                    " WHERE NOT EXISTS ("
-                    "SELECT 1 FROM main.answers AS ours WHERE ours.key = theirs.key"
-                    " AND (ours.status = 'ok' OR theirs.status != 'ok')) ORDER BY theirs.id"
-                ).rowcount
-                for (table,) in ledger._write.execute(
-                    "SELECT name FROM other.sqlite_master WHERE type = 'table'"
-                ):
-                    if table in BESIDE:
-                        ledger._write.execute(
-                            f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}"
-                        )
-            ledger._write.execute("DETACH other")
-    ledger.close_now()
-    return count
-
-
-def salvage(path: Path) -> tuple[int, Path]:
-    """Replace a damaged ledger by a new one with every answer, score and batch that can still be read.
-
-    Return the number of answers and the new path of the damaged file.
-    """
-    damaged = path.with_name(f"{path.name}.damaged-{int(time.time())}")
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            os.replace(part, damaged.with_name(damaged.name + suffix))
-    ledger = Ledger(path)
-    with ledger._write:
-        with contextlib.closing(sqlite3.connect(damaged)) as source:
-            source.execute("PRAGMA writable_schema = ON")
-            columns = _columns_of(source)
-        rows = (Answer(*row) for row in _readable(damaged, "answers", columns))
-        count = ledger._write.executemany(_ADD.text(), (row for row in rows if _is_complete(row))).rowcount
-        ledger._write.executemany(_ADD_BATCH.text(), _readable(damaged, "batches", "uuid, file, batch"))
-        ledger._write.executemany(_ADD_LINE.text(), _readable(damaged, "batch_lines", "custom_id, uuid"))
-        ledger._write.executemany(_ADD_SCORE.text(), _readable_scores(damaged))
-    ledger.close_now()
-    return count, damaged
-
-
-def _columns_of(connection: sqlite3.Connection, database: str = "main") -> str:
-    """Return the columns of the answers in a file; format 2 lacks some."""
-    present = {row[1] for row in connection.execute(f"PRAGMA {database}.table_info(answers)")}
-    return ", ".join(name for name in Answer._fields if name in present)
-
-
-def _is_complete(answer: Answer) -> bool:
-    """Return whether a row is complete; SQLite reads zeros beyond the end of a file."""
-    try:
-        return isinstance(orjson.loads(answer.request), dict) and isinstance(
-            orjson.loads(answer.completion), dict
-        )
-    except (orjson.JSONDecodeError, TypeError):
-        return False
-
-
-def _readable(path: Path, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows that can be read. A broken page costs only the rows on it; rows of a blank page are left
-    out.
-    """
-    key = columns.partition(",")[0]
-    query = (
-        f"SELECT rowid, {columns} FROM {table} NOT INDEXED WHERE rowid > ? AND {key} NOT NULL ORDER BY rowid"
-    )
-    with contextlib.closing(sqlite3.connect(path)) as source:
-        source.execute("PRAGMA writable_schema = ON")  # else SQLite refuses a file that is cut short
-        at, step = 0, 1
-        while step < 1 << 40:
-            try:
-                for row in source.execute(query, (at,)):
-                    at, step = row[0], 1
-                    yield row[1:]
-                return
-            except sqlite3.DatabaseError:
-                at, step = at + step, step * 2
-
-
-def _readable_scores(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the scores before the first broken page and after the last one."""
-    with contextlib.closing(sqlite3.connect(path)) as source:
-        source.execute("PRAGMA writable_schema = ON")
-        for order in ("ASC", "DESC"):
-            with contextlib.suppress(sqlite3.DatabaseError):
-                for key, value in source.execute(f"SELECT key, value FROM scores ORDER BY key {order}"):
-                    with contextlib.suppress(orjson.JSONDecodeError):
-                        orjson.loads(value)
-                        yield key, value
-                return
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:
@@ -461,7 +353,8 @@ def _upgrade(connection: sqlite3.Connection) -> None:
             connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
+def connect(path: Path, read_only: bool) -> sqlite3.Connection:
+    """Open the file. SQLite creates it if it is not `read_only`."""
     uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
     connection = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=30)
     if not read_only:
@@ -469,6 +362,18 @@ def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA cache_size = -8000")
     return connection
+
+
+def _refuse_network(path: Path) -> None:
+    """Raise LedgerError on a network file system: SQLite's shared memory and locks are for one machine, and a
+    file that two write is damaged.
+    """
+    if kind := network_file_system(path.parent):
+        raise LedgerError(
+            f"the ledger {path} is on a network file system ({kind}), where SQLite can lose answers. Choose "
+            "a folder on a disk of this machine with --ledger, and bring the ledgers of several machines "
+            "together with: distillgen ledger merge"
+        )
 
 
 def _refuse_truncated(path: Path) -> None:
@@ -501,7 +406,7 @@ def _damaged(path: Path, how: str) -> LedgerError:
 
 
 @contextlib.contextmanager
-def _as_ledger_errors(path: Path) -> Iterator[None]:
+def as_ledger_errors(path: Path) -> Iterator[None]:
     """Raise errors of SQLite and the file system as a LedgerError that names the remedy."""
     try:
         yield

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distillgen.errors import ConfigError
-from distillgen.inference.ledger import salvage
+from distillgen.inference.ledger_files import salvage
 from distillgen.platforms import lock, open_folder
 from distillgen.runs.state import Options
 

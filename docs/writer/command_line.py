@@ -37,6 +37,8 @@ ARGUMENTS = {
     "FOLDER": "a folder that does not exist yet or is empty",
     "REPO": "a repository on the Hugging Face Hub, as `owner/name`",
     "TOPIC": "the name of a stage, provider, objective, filter, prompt or command",
+    "LEDGER": "a ledger: its file, or a run that uses it",
+    "LEDGER…": "ledgers: their files, or runs that use them",
     "INTO": "the ledger that receives the answers: its file, or a run",
     "bash|zsh|fish": "the shell",
     "OTHER…": "the ledgers that give the answers",

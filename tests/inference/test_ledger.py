@@ -3,7 +3,9 @@
 import asyncio
 import os
 import sqlite3
+from contextlib import closing
 from dataclasses import fields, replace
+from pathlib import Path
 
 import orjson
 import pytest
@@ -12,8 +14,11 @@ from hypothesis import strategies as st
 
 import distillgen
 from distillgen.errors import LedgerError
-from distillgen.inference.ledger import VERSION, Answer, Ledger, _as_ledger_errors, merge, salvage
+from distillgen.inference.ledger import VERSION, Answer, Ledger, as_ledger_errors
+from distillgen.inference.ledger_files import compact, merge, salvage, verify
+from distillgen.inference.logprobs import pack
 from distillgen.inference.request import Completion, Request
+from distillgen.platforms import network_file_system
 from tests.endpoint import Endpoint
 
 BASE = Request(
@@ -277,6 +282,120 @@ def test_ledgers_of_two_machines_are_merged_by_command(project):
         )
 
 
+def test_compacting_gives_space_back_and_changes_no_sum_and_no_answer(tmp_path):
+    path = tmp_path / "ledger.sqlite3"
+    long = "text " * 2000
+    failed = [answer._replace(status="failed") for answer in answers(1, text="later failure", start=3)]
+    fill(path, answers(40, text=long), answers(30, text="again"), failed)
+    before, size = contents(path), path.stat().st_size
+    done = compact(path)
+    assert done.superseded == 30 and done.after < size / 2 and contents(path) == before
+    assert compact(path)[0] == 0 and verify(path) == ({"ok": 70, "failed": 1}, [])
+
+
+def test_a_superseded_answer_without_texts_stands_for_no_answer_elsewhere(tmp_path):
+    path = tmp_path / "ledger.sqlite3"
+    fill(path, answers(3), answers(2, text="again"))
+    compact(path)
+    _, usage = contents(path)
+    assert merge(tmp_path / "merged", [path]) == 5 and contents(tmp_path / "merged")[1] == usage
+    assert merge(tmp_path / "merged", [path]) == 0
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM answers WHERE id > 3")  # the newer answers lie on a broken page
+    assert salvage(path)[0] == 3
+    assert contents(path)[0] == {(2).to_bytes(32, "big"): "t2"}
+
+
+def test_a_ledger_in_use_is_not_compacted(tmp_path):
+    path = tmp_path / "ledger.sqlite3"
+
+    async def compact_while_asking():
+        ledger = Ledger(path)
+        await ledger.claim([b"k" * 32], "r", "s", "m")
+        with pytest.raises(LedgerError, match="in use by another run; wait for it before you compact"):
+            compact(path)
+        await ledger.close()
+
+    asyncio.run(compact_while_asking())
+    assert compact(path).superseded == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("key", b"short", "its key is no SHA-256"),
+        ("status", "perhaps", "its status is 'perhaps'"),
+        ("completion", b'{"text":', "not whole"),
+        ("request", b"\0\0\0", "not whole"),
+        ("cost_usd", -1.0, "is not a number from 0 on"),
+        ("output_tokens", "many", "is not a number from 0 on"),
+        ("signals", b"\xff\xff", "cannot be read"),
+    ],
+)
+def test_verify_names_the_row_that_is_wrong(tmp_path, column, value, told):
+    path = tmp_path / "ledger.sqlite3"
+    fill(path, answers(5))
+    assert verify(path) == ({"ok": 5}, [])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"UPDATE answers SET {column} = ? WHERE id = 4", (value,))
+    (fault,) = verify(path).faults
+    assert fault.startswith("row 4: ") and told in fault
+
+
+def test_ledgers_are_verified_compacted_and_exported_by_command(project):
+    path = project.path / "l.sqlite3"
+    signals = pack([["yes", -0.5, [["yes", -0.5], ["no", -1.0]]]], [])
+    fill(path, answers(2), [answers(1, text="again")[0]._replace(signals=signals)])
+    assert project.cli("ledger", "verify", "l.sqlite3").stdout == "l.sqlite3: 3 rows (ok 3), 0 faults\n"
+    assert ": 1 answers were superseded" in project.cli("ledger", "compact", "l.sqlite3").stdout
+    assert (
+        project.cli("ledger", "export", "l.sqlite3", "-o", "a.jsonl").stdout
+        == "3 rows were written to a.jsonl\n"
+    )
+    first, second, third = project.read("a.jsonl")
+    assert first["superseded"] and first["completion"] is None and first["cost_usd"] == 0.5
+    assert second["completion"] == {"text": "t1"} and second["key"] == (1).to_bytes(32, "big").hex()
+    assert third["logprobs"][0][0] == "yes" and "superseded" not in third
+    assert "exists already" in project.cli("ledger", "export", "l.sqlite3", "-o", "a.jsonl", check=2).stderr
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE answers SET status = 'perhaps' WHERE id = 2")
+    told = project.cli("ledger", "verify", "l.sqlite3", check=3).stdout
+    assert "row 2: its status is 'perhaps'" in told and "--salvage" in told
+    assert '"rows": {' in project.cli("ledger", "verify", "l.sqlite3", "--json", check=3).stdout
+
+
+MOUNTS = """27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+40 27 0:50 / /home rw shared:2 - nfs4 server:/home rw
+41 40 0:51 / /home/local\\040disk rw - xfs /dev/sdb rw
+42 27 0:52 / /mnt/ssh rw - fuse.sshfs host: rw
+43 27 0:53 / /mnt/ssh rw - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("/home/me/runs", "nfs4"),
+        ("/home", "nfs4"),
+        ("/homes", ""),
+        ("/home/local disk/runs", ""),
+        ("/mnt/ssh", ""),
+        ("/", ""),
+    ],
+)
+def test_the_file_system_of_a_folder_is_that_of_its_deepest_mount(folder, kind):
+    assert network_file_system(Path(folder), MOUNTS) == kind
+
+
+def test_a_ledger_on_a_network_file_system_is_refused_and_can_be_read(tmp_path, monkeypatch):
+    path = tmp_path / "ledger.sqlite3"
+    fill(path, answers(1))
+    monkeypatch.setattr("distillgen.inference.ledger.network_file_system", lambda folder: "nfs4")
+    with pytest.raises(LedgerError, match=r"network file system \(nfs4\).*--ledger"):
+        Ledger(path)
+    Ledger(path, read_only=True).close_now()
+
+
 def test_salvaging_keeps_what_filters_measured(tmp_path):
     path = tmp_path / "ledger.sqlite3"
     keep_scores(path, {i.to_bytes(4, "big"): {"n": i} for i in range(9000)})
@@ -380,8 +499,8 @@ def test_what_is_promised_to_be_durable_is_on_the_disk(tmp_path):
     committed.
     """
     ledger = Ledger(tmp_path / "ledger.sqlite3")
-    assert ledger._write.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert ledger._write.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert ledger.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert ledger.connection.execute("PRAGMA synchronous").fetchone() == (2,)
     ledger.close_now()
 
 
@@ -515,7 +634,7 @@ def test_a_directory_that_cannot_be_written(project):
     ],
 )
 def test_what_sqlite_or_the_disk_says_is_told_with_a_remedy(tmp_path, error, told):
-    with pytest.raises(LedgerError, match=told) as raised, _as_ledger_errors(tmp_path / "ledger.sqlite3"):
+    with pytest.raises(LedgerError, match=told) as raised, as_ledger_errors(tmp_path / "ledger.sqlite3"):
         raise error
     assert raised.value.__cause__ is error
 
@@ -523,8 +642,8 @@ def test_what_sqlite_or_the_disk_says_is_told_with_a_remedy(tmp_path, error, tol
 def test_an_answer_that_could_not_be_written_is_never_called_durable(tmp_path):
     async def main():
         ledger = Ledger(tmp_path / "ledger.sqlite3")
-        pages = ledger._write.execute("PRAGMA page_count").fetchone()[0]
-        ledger._write.execute(f"PRAGMA max_page_count = {pages}")
+        pages = ledger.connection.execute("PRAGMA page_count").fetchone()[0]
+        ledger.connection.execute(f"PRAGMA max_page_count = {pages}")
         big = answers(1)[0]._replace(completion=b"x" * 1_000_000)
         with pytest.raises(LedgerError, match="no space left on the disk"):
             await ledger.add([big])

@@ -19,7 +19,8 @@ from aiohttp import web
 
 import distillgen
 from distillgen.errors import ConfigError, DistillgenError
-from distillgen.inference.ledger import Ledger, merge, salvage
+from distillgen.inference.ledger import Ledger
+from distillgen.inference.ledger_files import merge, salvage
 from distillgen.pipeline.load import load
 from distillgen.runs import progress
 from distillgen.runs.run import run_pipeline
