@@ -53,7 +53,7 @@ def find_data(ctx: click.Context, param: click.Parameter, name: str) -> Run | st
     return find_run(ctx, param, name)
 
 
-def find_run(ctx: click.Context, param: click.Parameter, name: str) -> Run:
+def find_run(ctx: click.Context, param: click.Parameter | None, name: str) -> Run:
     """Return the run in a directory, or the run of this name in the project's `runs`; raise ConfigError if
     there is none, or if the directory holds the runs of several seeds.
     """
@@ -67,7 +67,7 @@ def find_run(ctx: click.Context, param: click.Parameter, name: str) -> Run:
     )
 
 
-def find_runs(ctx: click.Context, param: click.Parameter, name: str) -> Run | Seeds:
+def find_runs(ctx: click.Context, param: click.Parameter | None, name: str) -> Run | Seeds:
     """Return a run as `find_run` does, or the runs of several seeds."""
     from distillgen.project import from_here, project_around
 
@@ -126,6 +126,12 @@ LEDGER = click.option(
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
     help="The file that answers are kept in. Default: that of the run, or the project's runs/ledger.sqlite3.",
+)
+MAX_COST_USD = click.option(
+    "--max-cost-usd",
+    metavar="USD",
+    type=Number(min=0),
+    help="Stop before the run, earlier commands included, could cost more. Default: no limit.",
 )
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 VERBOSE = click.option(

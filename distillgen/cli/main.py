@@ -194,7 +194,7 @@ def help_(ctx: click.Context, topic: str | None, as_json: bool) -> None:
 
 
 for command in (
-    *(run.check, run.plan, run.preview, run.run, run.status, run.show_),
+    *(run.check, run.plan, run.preview, run.run, run.gather, run.status, run.show_),
     *(data.filter_, data.export, data.push, data.label, data.report, data.ledger),
     *(student.train, student.evaluate, completion.completion),
     *(view.view, view.diff),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path
@@ -19,6 +19,7 @@ from distillgen.cli.arguments import (
     FULL,
     LEDGER,
     LIMIT,
+    MAX_COST_USD,
     OPEN,
     OUT,
     PIPELINE,
@@ -27,8 +28,8 @@ from distillgen.cli.arguments import (
     RUNS,
     SETS,
     VERBOSE,
-    Number,
     WholeNumber,
+    find_run,
     retry_argument,
 )
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
@@ -261,12 +262,7 @@ def preview(
     metavar="OPTION=VALUE",
     help="A sampling option for --retry-failed, such as max_tokens=800. Repeatable.",
 )
-@click.option(
-    "--max-cost-usd",
-    metavar="USD",
-    type=Number(min=0),
-    help="Stop before the run, earlier commands included, could cost more. Default: no limit.",
-)
+@MAX_COST_USD
 @click.option(
     "--concurrency",
     metavar="N",
@@ -282,6 +278,12 @@ def preview(
     help="Run the whole pipeline with each of the seeds 0 to N-1, and compare the models over seeds. "
     "Default: one run, with the pipeline's seed.",
 )
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Take the share of the source rows of worker I of N, with I from 0 to N-1, and stop before the "
+    "first stage that needs all records. Default: all rows.",
+)
 @REPORT_TO
 @click.option("--salvage", is_flag=True, help="Go on with the readable answers of a damaged ledger.")
 @QUIET
@@ -293,6 +295,7 @@ def run(
     out: Path | None,
     sets: Sequence[str],
     seeds: int | None,
+    shard: str | None,
     quiet: bool,
     open_page: bool,
     as_json: bool,
@@ -304,6 +307,9 @@ def run(
     ledger there, and --max-cost-usd limits them together. seeds.json and report.html have the figures over
     seeds.
 
+    With --shard, each of several machines runs a part of the rows, in a folder shard-0-of-4 of the run
+    directory and so on. Then `distillgen gather` makes one run of them.
+
     \b
     Exit codes: 0 finished, 2 a usage or configuration error, 3 finished with
     failed rows or with none kept, 4 stopped by --max-cost-usd, 130 interrupted.
@@ -314,12 +320,68 @@ def run(
         options["first"] = options["until"] = stage
     options["retry_with"] = retry_argument(options["retry_with"], options["retry_failed"])
     printing = Printing(as_json, quiet, open_page)
+    if seeds is not None and shard is not None:
+        raise ConfigError(
+            "--shard and --seeds exclude each other: shard the run of one seed with --set seed=N"
+        )
     if seeds is not None:
         _carry_out_seeds(pipeline, out, sets, seeds, Options(**options), printing)
         return
     checked_pipeline = load_pipeline(pipeline, sets, quiet=quiet)
     directory = out or checked_pipeline.run_directory()
+    if shard is not None:
+        directory = out or directory / f"shard-{shard.replace('/', '-of-')}"
+        sets = [*sets, f"{checked_pipeline.source.name}.shard={shard}"]
+        checked_pipeline = load_pipeline(pipeline, sets, quiet=True)
     carry_out(checked_pipeline, directory, Options(**options), printing)
+
+
+@click.command()
+@click.argument("runs", metavar="SHARD…", nargs=-1, required=True, shell_complete=completion.runs)
+@SETS
+@OUT
+@LIMIT
+@MAX_COST_USD
+@LEDGER
+@REPORT_TO
+@QUIET
+@OPEN
+@AS_JSON
+def gather(
+    runs: Sequence[str],
+    sets: Sequence[str],
+    out: Path | None,
+    limit: int | None,
+    max_cost_usd: float | None,
+    ledger: Path | None,
+    report_to: Sequence[str],
+    quiet: bool,
+    open_page: bool,
+    as_json: bool,
+) -> None:
+    """Make one run of SHARDs, each of which was run with --shard.
+
+    Copies their answers into one ledger and runs the pipeline on it. Rows that the shards have asked about
+    cost nothing; the stages that need all records follow. The corpus is that of a run on one machine.
+
+    \b
+    distillgen gather runs/mine/shard-*
+    """
+    from distillgen.runs.resume import ledger_path
+    from distillgen.runs.shards import bring_together, pipeline_of
+    from distillgen.runs.state import Options
+
+    shards = [find_run(click.get_current_context(), None, name) for name in runs]
+    pipeline, shard_sets = pipeline_of(shards)
+    checked_pipeline = load_pipeline(pipeline, [*shard_sets, *sets], quiet=quiet)
+    directory = out or checked_pipeline.run_directory()
+    options = Options(limit=limit, max_cost_usd=max_cost_usd, ledger=ledger, report_to=report_to)
+    path = ledger_path(checked_pipeline, directory, options)
+    count = bring_together(shards, path, directory)
+    printing = Printing(as_json, quiet, open_page)
+    if not (quiet or as_json):
+        show.say(f"{count:,} answers of {len(shards)} shards were copied to {path}", error=True)
+    carry_out(checked_pipeline, directory, replace(options, ledger=path), printing)
 
 
 def _carry_out_seeds(

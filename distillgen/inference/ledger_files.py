@@ -8,7 +8,7 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,9 +49,10 @@ class Compaction(NamedTuple):
     after: int
 
 
-def merge(into: Path, others: Sequence[Path]) -> int:
+def merge(into: Path, others: Sequence[Path], *, renamed: Mapping[str, str] | None = None) -> int:
     """Copy answers, scores and batches of other ledgers into one; return the number of answers copied.
 
+    `renamed` gives runs another name in the copies.
     An answer is copied if `into` has none to its request, or only failed ones. Raise LedgerError if a file is
     no ledger.
     """
@@ -66,7 +67,7 @@ def merge(into: Path, others: Sequence[Path]) -> int:
             columns = _columns_of(ledger.connection, "other")
             with ledger.connection:
                 count += ledger.connection.execute(
-                    f"INSERT INTO main.answers ({columns}) SELECT {_without_texts(columns)}"
+                    f"INSERT INTO main.answers ({columns}) SELECT {_without_texts(columns, renamed)}"
                     " FROM other.answers AS theirs WHERE NOT EXISTS ("
                     "SELECT 1 FROM main.answers AS ours WHERE ours.key = theirs.key"
                     " AND (ours.status = 'ok' OR theirs.status != 'ok')) ORDER BY theirs.id"
@@ -232,16 +233,23 @@ def _columns_of(connection: sqlite3.Connection, database: str = "main") -> str:
     return ", ".join(name for name in Answer._fields if name in present)
 
 
-def _without_texts(columns: str) -> str:
+def _without_texts(columns: str, renamed: Mapping[str, str] | None = None) -> str:
     """Return the SQL that reads the columns for a copy. An answer whose texts `compact` deleted gets a random
     key: without the newer answer, its key would be that of an empty text.
     """
+    names = "".join(f" WHEN {_quoted(old)} THEN {_quoted(new)}" for old, new in (renamed or {}).items())
     read = {
+        "run": f"CASE run{names} ELSE run END" if names else "run",
         "key": "CASE completion WHEN x'' THEN randomblob(16) ELSE key END",
         "request": "CASE request WHEN x'' THEN CAST('{}' AS BLOB) ELSE request END",
         "completion": "CASE completion WHEN x'' THEN CAST('{}' AS BLOB) ELSE completion END",
     }
     return ", ".join(read.get(name, name) for name in columns.split(", "))
+
+
+def _quoted(text: str) -> str:
+    """Return a text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _is_complete(answer: Answer) -> bool:

@@ -18,6 +18,7 @@ from distillgen.runs.lock import directory_lock, ledger_in_use
 from distillgen.runs.log import run_log, without_secrets
 from distillgen.runs.report import write_report
 from distillgen.runs.resume import ledger_path
+from distillgen.runs.shards import row_wise
 from distillgen.runs.state import Live, Options
 from distillgen.runs.streams import hold_open
 from distillgen.runs.tracking import tracking
@@ -39,6 +40,13 @@ def run_pipeline(pipeline: Pipeline, directory: Path, options: Options, watch: W
             f"'{directory}' holds the runs of several seeds: go on with --seeds, or choose another --out"
         )
     first, last = _stage_range([stage.name for stage in pipeline.stages], options)
+    if pipeline.source.stage.shard:
+        last = min(last, row_wise(pipeline) - 1)
+        if last < first:
+            raise ConfigError(
+                f"stage '{pipeline.stages[first].name}' needs all records, and a shard has a part of them: "
+                "run it with distillgen gather"
+            )
     if options.concurrency:
         limit = {"max_concurrency": options.concurrency}
         models = {name: spec.model_copy(update=limit) for name, spec in pipeline.models.items()}

@@ -55,7 +55,7 @@ class Source(Stage):
     kind = "source"
     scope = "row"
     conditional = False
-    optional: ClassVar[frozenset[str]] = Stage.optional | {"images", "audio"}
+    optional: ClassVar[frozenset[str]] = Stage.optional | {"images", "audio", "shard"}
     reads = "a file, a folder, a data set or a script; nothing, or files of values, with `draw`"
     writes = (
         "the fields of the rows, or the new names in `fields`; for a text `text`, `title`, `file` and "
@@ -150,6 +150,12 @@ class Source(Stage):
         "`split` is train. No student learns them and evaluate does not ask about them: weights and the "
         "readings of networks learn from them",
     )
+    shard: str | None = Field(
+        None,
+        pattern=r"^\d+/[1-9]\d*$",
+        description="`i/n`, with i from 0 to n - 1: only the rows that worker i of n takes, by the hash of "
+        "their item; the option `--shard` of `distillgen run` sets it",
+    )
     item: list[str] | None = Field(
         None,
         min_length=1,
@@ -180,6 +186,10 @@ class Source(Stage):
             raise ValueError("overlap_words must be smaller than chunk_words")
         if self.chunk and (self.chunk_words or self.overlap_words):
             raise ValueError("'chunk' stands in the place of 'chunk_words' and 'overlap_words'")
+        if self.shard and self.shard_number >= self.shards:
+            raise ValueError(
+                f"'shard' is {self.shard}; the last of {self.shards} is {self.shards - 1}/{self.shards}"
+            )
         if (self.held_out or 0) + (self.validation or 0) >= 1:
             raise ValueError("'held_out' and 'validation' leave nothing to train on")
         return self
@@ -188,6 +198,23 @@ class Source(Stage):
         """Return whether it draws rows, or the items that are held out."""
         drawn = (self.script, self.draw, self.held_out, self.validation)
         return any(option is not None for option in drawn)
+
+    @property
+    def shards(self) -> int:
+        """The number of workers that share the rows; 1 without `shard`."""
+        return int(self.shard.partition("/")[2]) if self.shard else 1
+
+    @property
+    def shard_number(self) -> int:
+        """The number of the worker that this is, from 0."""
+        return int(self.shard.partition("/")[0]) if self.shard else 0
+
+    def takes(self, record: Record) -> bool:
+        """Return whether the worker takes a record: all rows of an item have the same worker."""
+        return (
+            self.shards == 1
+            or int(digest(["shard", record.item or record.id], 8), 16) % self.shards == self.shard_number
+        )
 
     @property
     def media(self) -> dict[str, str]:
@@ -307,7 +334,8 @@ class Source(Stage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Yield the rows in order, in chunks."""
-        records = islice(self.records(job.context.project, job.context.seed), job.context.limit)
+        rows = islice(self.records(job.context.project, job.context.seed), job.context.limit)
+        records = filter(self.takes, rows)
         while chunk := list(islice(records, CHUNK)):
             yield chunk
 
@@ -323,7 +351,11 @@ class Source(Stage):
         return rows_of(path, self._reading(project))
 
     def count(self, project: Project, seed: int = 0) -> int | None:
-        """Return the number of rows; None for a streamed data set, and for a script of more than COUNTED."""
+        """Return the number of rows, or of the rows of a shard; None for a streamed data set, and for a
+        script of more than COUNTED.
+        """
+        if self.shard and not self.dataset:
+            return sum(map(self.takes, self.records(project, seed)))
         if self.draw:
             return self.draw.n
         if self.script:

@@ -29,6 +29,7 @@ def command_line() -> Iterator[str]:
 
 ARGUMENTS = {
     "RUN…": "one run or two: run directories, or the names of runs in the project's `runs`",
+    "SHARD…": "the runs of all shards: their directories, or the names of runs in the project's `runs`",
     "PIPELINE": "the name of a pipeline in `pipelines/` or of one that ships, or its file",
     "RUN": "a run, by directory or by name under `runs/`",
     "RUN|DATA": "a run, by directory or by name under `runs/`; or a file, a folder or a data set on the Hub",

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"(?:`([\w./-]+\.\w+)`[^`\n]*:\n\n)?^( *)```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 PROGRAMS = {
+    "sbatch",
     "cd",
     "distillgen",
     "ls",
