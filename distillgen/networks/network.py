@@ -26,6 +26,17 @@ NODE = "node"
 EDGES = "edges"  # [2, edges] in a batch: positions of rows that are neighbours, each pair in both directions
 
 
+class Layers(NamedTuple):
+    """What a language model says layer by layer."""
+
+    states: Sequence[Any]
+    """[rows, tokens, width]: the embeddings, and the hidden states behind each layer."""
+    attention: Sequence[Any]
+    """[rows, heads, tokens, tokens]: of each layer, the shares of all tokens at each token."""
+    there: Any
+    """[rows, tokens]: 1 where a row has a token, 0 behind its end."""
+
+
 class Out(NamedTuple):
     """What a network says of a batch."""
 
@@ -41,6 +52,8 @@ class Out(NamedTuple):
     """[rows, tokens, token_width]: the last layer's numbers for each part of a row; None if it has none."""
     balance: Any = None
     """How unevenly experts are used, a number: 1 if all are used alike; None if the network has none."""
+    layers: Layers | None = None
+    """What it says layer by layer; None if no loss reads it."""
 
 
 class Network(nn.Module):  # type: ignore[misc]

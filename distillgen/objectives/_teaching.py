@@ -237,7 +237,7 @@ class Teaching(Dialogue):
     def _check_language_part(self, part: Part) -> None:
         if not part.tokens:
             raise ConfigError("it takes one class a row, and the student writes texts")
-        if part.edges or part.validation or "vector" in part.teachers().values():
+        if part.edges or part.validation or {"vector", "tokens"} & {*part.teachers().values()}:
             raise ConfigError("it is for networks, which have 'inputs', and the student writes texts")
         if isinstance(part, Loss) and part.head is not None:
             raise ConfigError("head: a language model has no named heads; leave it out")
@@ -267,10 +267,10 @@ class Teaching(Dialogue):
             raise ConfigError(f"'{name}' is a teacher, too: copy the field to another name")
         if signal == "number":
             context.need(name, "a weight")
-        if signal == "tokens" and source is not None and source.model is None and source.peer is None:
-            raise ConfigError(
-                f"teacher: '{name}' was recorded, and tokens are not; name an earlier student or a peer"
-            )
+        live = source is None or source.model is not None or source.peer is not None
+        if signal in ("tokens", "layers") and not live:
+            remedy = "name an earlier student or a peer"
+            raise ConfigError(f"teacher: '{name}' was recorded, and {signal} are not; {remedy}")
         if source is None or source.stage is None:
             return
         stage = next((stage for stage in context.stages if stage.name == source.stage), None)
@@ -331,6 +331,8 @@ class Teaching(Dialogue):
             raise ConfigError(f"fields as inputs are read by a network; {remedy}")
         super().check_student(student, context)
         for name, part in self._parts(context):
+            if "layers" in part.teachers().values() and (student.kind == "seq2seq" or not student.packs):
+                raise ConfigError(f"'{name}': it compares layers of attention; give a student that has them")
             if part.experts and student.family and not student.experts:
                 remedy = "give student: {of: NAME, experts: 4, top: 2}, or leave the loss out"
                 raise ConfigError(f"'{name}': the student has no experts; {remedy}")

@@ -32,6 +32,7 @@ from distillgen.teachers.network import NetworkTeacherSpec
 from distillgen.teachers.transformers import TransformersSpec
 from distillgen.training import students
 from distillgen.training.arms import DIFFERENT, Arm
+from distillgen.training.excerpt import check_depth
 from distillgen.training.experts import check_family, check_width
 from distillgen.training.job import (
     NEEDED,
@@ -42,7 +43,7 @@ from distillgen.training.job import (
     installed_versions,
 )
 from distillgen.training.objective import Objective, objective_class
-from distillgen.training.options import TrainingOptions
+from distillgen.training.options import Excerpt, Experts, Tiny, TrainingOptions
 from distillgen.training.rows import PARTS
 from distillgen.training.supervise import supervise
 
@@ -151,7 +152,7 @@ class Train(TrainingOptions, Stage):
         """Return the student, its peers and its base, for later stages to ask; the bound stage knows where a
         base is.
         """
-        first = self.experts.of if self.experts else self.student
+        first = self.surgery.of if self.surgery else self.student
         if isinstance(first, dict):
             return self.leaves(students.TINY if self.tiny else "", "", directory, project, sees=None)
         base = str(directory / first) if students.is_trained(first) else first
@@ -227,6 +228,7 @@ class Train(TrainingOptions, Stage):
             least = f"batch_size: {learning.smallest_batch} or more"
             raise ConfigError(f"objective '{self.objective}' compares the rows of a batch: give {least}")
         self._check_lora(learning)
+        self._check_only(learning, first, trained)
         self._check_packages(project, learning, first, network)
         if network:
             self._check_network(context, learning, network, trained)
@@ -246,8 +248,8 @@ class Train(TrainingOptions, Stage):
 
     def _first(self, context: CheckContext, trained: Collection[str]) -> str:
         """Return the student that the training begins with; in rounds, that of the first round."""
-        if self.experts:
-            return self.experts.of
+        if self.surgery:
+            return self.surgery.of
         if isinstance(self.student, dict):
             return students.TINY
         if self.student != students.PREVIOUS:
@@ -264,7 +266,8 @@ class Train(TrainingOptions, Stage):
         """Return the models that teach, or that the student is made of."""
         made_of = network.module_of(project).models() if network else ()
         tokens = [self.tiny.donor] if self.tiny and self.tiny.donor else ()
-        return [*learning.models(), *made_of, *tokens]
+        changed = [self.only.changed_by] if self.only else ()
+        return [*learning.models(), *made_of, *tokens, *changed]
 
     def _files(
         self, project: Project, learning: Objective, first: str, network: NetworkSpec | None
@@ -292,8 +295,9 @@ class Train(TrainingOptions, Stage):
     def _check_lora(self, learning: Objective) -> None:
         if not self.lora:
             return
-        if self.experts:
-            raise ConfigError("'lora' trains no new experts: leave it out, and train an adapter afterwards")
+        if self.surgery:
+            new = "experts" if isinstance(self.surgery, Experts) else "models"
+            raise ConfigError(f"'lora' trains no new {new}: leave it out, and train an adapter afterwards")
         if not learning.adapters:
             raise ConfigError(f"objective '{self.objective}' trains all weights: leave out 'lora'")
         learning.check_adapter()
@@ -306,6 +310,26 @@ class Train(TrainingOptions, Stage):
             )
         if importlib.util.find_spec("bitsandbytes") is None:
             raise ConfigError("lora: bits: 4 (QLoRA) needs bitsandbytes: pip install bitsandbytes")
+
+    def _check_only(self, learning: Objective, first: str, trained: Mapping[str, _Training]) -> None:
+        """Raise ConfigError if `only` names no training of the same student, or if all weights change."""
+        if not self.only:
+            return
+        changed = self.only.changed_by
+        if changed not in trained:
+            raise ConfigError(f"only: no earlier stage trains '{changed}'{did_you_mean(changed, trained)}")
+        other = trained[changed].bound
+        if isinstance(self.student, dict) or isinstance(other.stage.student, dict):
+            raise ConfigError("only: it goes back to a student that is there; name one: student: student-x")
+        if other.first != first:
+            remedy = "begin both with one student"
+            raise ConfigError(f"only: '{changed}' began with '{other.first}', and this with '{first}'; {remedy}")
+        if learning.gives() != "text" or other.learning.gives() != "text":
+            raise ConfigError("only: it is for language models; leave it out")
+        if self.lora or other.stage.lora:
+            raise ConfigError("only: an adapter leaves all weights as they are; leave out 'lora', or 'only'")
+        if self.weight_decay:
+            raise ConfigError("only: weights that may not change would decay; leave out 'weight_decay'")
 
     def _check_network(
         self,
@@ -363,13 +387,14 @@ class Train(TrainingOptions, Stage):
         self, context: CheckContext, learning: Objective, student: str, trained: Mapping[str, _Training]
     ) -> None:
         """Raise ConfigError if the objective cannot train the student."""
-        name, first, template, chain, experts = student, self, "", list[str](), False
+        name, first, template, chain = student, self, "", list[str]()
+        surgeries = [self.surgery]
         demonstrated = student in trained and trained[student].demonstrated
         while student in trained:  # go back to the model that the first training begins with
             chain.append(student)
             before = trained[student].bound
-            if trained[student].inputs is not None and self.experts:
-                raise ConfigError(f"student: of: '{student}' is a network; experts need a language model")
+            if trained[student].inputs is not None and self.surgery:
+                raise ConfigError(f"student: of: '{student}' is a network; name a language model")
             if trained[student].inputs is not None:
                 network = _spec_of(student, trained, context.project)
                 self._check_network(context, learning, network, trained)
@@ -381,18 +406,16 @@ class Train(TrainingOptions, Stage):
                     f"'{student}' was trained by '{before.stage.objective}', and cannot go on with this"
                 )
             template = template or first.chat_template or ""
-            experts = experts or before.stage.experts is not None
+            surgeries.append(before.stage.surgery)
             first, student, trained = before.stage, before.first, _trainings(before.context)
         root, tiny = context.project.root, first.tiny
         outline = students.outline(student, root, first.revision, fetch=context.fetch, tiny=tiny)
         tokens = [tiny.donor] if tiny and tiny.donor else ()
-        if self.experts and (experts or outline.experts):
-            raise ConfigError(f"student: of: '{name}' has experts already; go on with student: {name}")
-        if self.experts and outline.family:
-            check_family(outline.family)
-            check_width(tiny.feed_forward if tiny else 0)
-        experts = experts or outline.experts or self.experts is not None
-        outline = replace(outline, tokens=frozenset([*chain, *tokens]), experts=experts)
+        outline = _after(name, outline, [surgery for surgery in reversed(surgeries) if surgery], tiny)
+        own = frozenset([*chain, *tokens])
+        earlier = _trainings(context)
+        tokens = (other for other in earlier if not own.isdisjoint(_origins(other, earlier)))
+        outline = replace(outline, tokens=own.union(tokens))
         outline = replace(outline, distiller=outline.distiller or demonstrated)
         template_file = template or first.chat_template
         if template_file:
@@ -482,8 +505,8 @@ class BoundTrain(BoundStage):
         options = stage.model_dump(exclude={"name", "save_every_s"}) | {"student": student}
         if start != self.first:
             options["student"] = _fingerprint(Path(start))
-        if stage.experts:
-            options["experts"] = stage.experts.model_dump()
+        if stage.surgery:
+            options["surgery"] = stage.surgery.model_dump()
         if models:
             options["models"] = {name: _fingerprint(folder) for name, folder in models.items()}
         files = {name: file_sha256(path) for name, path in self.files.items()}
@@ -557,6 +580,39 @@ def _spec_of(name: str, trained: Mapping[str, _Training], project: Project) -> N
     if isinstance(bound.stage.student, dict):
         return NetworkSpec.of(bound.stage.student, project)
     return _spec_of(bound.first, _trainings(bound.context), project)
+
+
+def _origins(name: str, trained: Mapping[str, _Training]) -> Iterator[str]:
+    """Yield an earlier student, and those from which it has its tokens."""
+    while name in trained:
+        yield name
+        bound = trained[name].bound
+        donor = bound.stage.tiny.donor if bound.stage.tiny else None
+        name, trained = donor or bound.first, _trainings(bound.context)
+
+
+def _after(
+    name: str, outline: students.Outline, surgeries: Sequence[Experts | Excerpt], tiny: Tiny | None
+) -> students.Outline:
+    """Return the outline of a student after surgeries, the last of which is that of the student `name`.
+
+    Raise ConfigError if one does not fit.
+    """
+    for surgery in surgeries:
+        if isinstance(surgery, Excerpt):
+            if outline.kind not in ("causal", None):
+                raise ConfigError(f"student: of: '{name}' is no decoder, of which layers and tokens are kept")
+            if outline.depth:
+                check_depth(outline.depth, surgery.every)
+                outline = replace(outline, depth=outline.depth // surgery.every)
+            continue
+        if outline.experts:
+            raise ConfigError(f"student: of: '{name}' has experts already; go on with student: {name}")
+        if outline.family:
+            check_family(outline.family)
+            check_width(tiny.feed_forward if tiny else 0)
+        outline = replace(outline, experts=True)
+    return outline
 
 
 def _sees(stage: Train, first: str, trained: Mapping[str, _Training], root: Path) -> bool | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from distillgen.networks.network import Out
+from distillgen.networks.network import Layers, Out
 
 IGNORED = -100
 
@@ -23,12 +23,20 @@ class Language(nn.Module):  # type: ignore[misc]
 
     width = token_width = 0
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, layers: bool = False, ids: Sequence[int] | None = None
+    ) -> None:
+        """`layers` keeps hidden states and attention. `ids` are the model's own ids of the tokens in the
+        batches: it is a teacher with more tokens than its student.
+        """
         super().__init__()
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.layers = model, tokenizer, layers
+        self.register_buffer("ids", None if ids is None else torch.tensor(ids), persistent=False)
+        if layers:
+            model.set_attn_implementation("eager")  # others keep no attention
         self.both = model.config.is_encoder_decoder
         self.top = getattr(model.config, "num_experts_per_tok", 0)  # experts that a token is sent to
-        self.classes = range(model.get_output_embeddings().weight.shape[0])
+        self.classes = range(len(ids) if ids is not None else model.get_output_embeddings().weight.shape[0])
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         """Compute what the backward pass needs anew instead of keeping it."""
@@ -47,17 +55,25 @@ class Language(nn.Module):  # type: ignore[misc]
         """Return the logits [positions, vocabulary] at the learnt tokens."""
         labels = self._labels(batch)
         read = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        balance = None
+        learnt = labels != IGNORED
+        place = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)[learnt]
         if self.both:
             logits = self.model(**read, labels=labels).logits
-        elif self.top:
-            output = self.model(**read, use_cache=False, output_router_logits=True)
-            logits, balance = output.logits[:, :-1], output.aux_loss / self.top
-        else:
-            logits = self.model(**read, use_cache=False).logits[:, :-1]
-        learnt = labels != IGNORED
-        place = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)
-        return Out({"class": logits[learnt].float()}, place[learnt], balance=balance)
+            return Out({"class": logits[learnt].float()}, place)
+        if self.ids is not None:
+            read["input_ids"] = self.ids[read["input_ids"]]
+        if self.layers:
+            read |= {"output_hidden_states": True, "output_attentions": True}
+        if self.top:
+            read["output_router_logits"] = True
+        output = self.model(**read, use_cache=False)
+        logits = output.logits[:, :-1][learnt].float()
+        balance = output.aux_loss / self.top if self.top else None
+        layers = None
+        if self.layers:
+            layers = Layers(output.hidden_states, output.attentions, batch["attention_mask"])
+        classes = {"class": logits if self.ids is None else logits[:, self.ids]}
+        return Out(classes, place, balance=balance, layers=layers)
 
     def save(self, folder: Path) -> None:
         """Write the model, or its adapter, and the tokenizer to a folder."""

@@ -29,11 +29,13 @@ def language_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
     recorded = {name: RecordedTokens() for name in lesson.recorded()}
     rows = _rows(inputs.rows, tokenizer, max_length, recorded=bool(recorded))
     live: dict[str, Any] = {}
+    signals = [part.teachers().values() for part in (*lesson.losses, *lesson.weights.values())]
+    layers = any("layers" in values for values in signals)
     heads = {name: (source.model or name, source.head) for name, source in lesson.teachers.items()}
     for source in lesson.teachers.values():
         if source.model:
-            live[source.model] = _teacher(source.model, inputs, tokenizer, model.dtype)
-    student = Language(inputs.adapted(model, "CAUSAL_LM"), tokenizer)
+            live[source.model] = _teacher(source.model, inputs, tokenizer, model, layers)
+    student = Language(inputs.adapted(model, "CAUSAL_LM"), tokenizer, layers=layers)
     teachers = Teachers(live, dict(recorded), heads, lesson.exchanged() if inputs.shuffled else ())
     return token_loop(student, rows, lesson.losses, lesson.weights, teachers, inputs)
 
@@ -75,20 +77,24 @@ def _numbered(part: Any) -> Any:
     )
 
 
-def _teacher(name: str, inputs: TrainingInputs, tokenizer: Any, dtype: Any) -> Language:
-    """Return a frozen language model. Raise ConfigError if its tokens are not the student's."""
+def _teacher(name: str, inputs: TrainingInputs, tokenizer: Any, student: Any, layers: bool) -> Language:
+    """Return a frozen language model. Raise ConfigError if it lacks some of the student's tokens."""
     folder = str(inputs.models.get(name) or students.local(name, inputs.project.root) or name)
     try:
         other = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=student.dtype)
     except (OSError, ValueError) as error:
         raise ConfigError(f"the teacher '{name}' cannot be loaded: {error}") from error
-    if other.get_vocab() != tokenizer.get_vocab():
-        raise ConfigError(
-            f"the teacher '{name}' has other tokens than the student; record its answers with logprobs in a "
-            "stage, or begin both with models of one family"
-        )
-    language = Language(model, other)
+    own, theirs, ids = tokenizer.get_vocab(), other.get_vocab(), None
+    if own != theirs:
+        named = {number: theirs.get(token) for token, number in own.items()}
+        ids = [named.get(i) for i in range(student.get_output_embeddings().weight.shape[0])]
+        if None in ids:
+            raise ConfigError(
+                f"the teacher '{name}' has other tokens than the student; record its answers with logprobs "
+                "in a stage, or begin both with models of one family"
+            )
+    language = Language(model, other, layers=layers, ids=ids)
     language.requires_grad_(False).eval()
     return language
 

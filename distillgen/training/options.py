@@ -129,6 +129,47 @@ class Experts(BaseModel):
         return self
 
 
+class Excerpt(BaseModel):
+    """A smaller student out of a language model, `{of: student-big, layers: every 2, vocabulary: 1e-6}`.
+
+    Before the training, all its weights are copies: of the last layer of each group, and of the tokens that
+    it keeps. Special tokens are kept, and of byte pairs those of which the kept ones are made.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    of: str = Field(description="the model: an earlier student, a folder, or owner/name on the Hub")
+    layers: str | None = Field(
+        None,
+        pattern=r"^every [1-9][0-9]*$",
+        description="every 2: the second layer, the fourth, and so on; default: all layers",
+    )
+    vocabulary: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="least share that a token has among those of the training rows, such as 1e-6; default: "
+        "all tokens",
+    )
+
+    @property
+    def every(self) -> int:
+        """The number of layers of which one is kept."""
+        return int(self.layers.rpartition(" ")[2]) if self.layers else 1
+
+
+class Sparse(BaseModel):
+    """The weights that a training may change (Ansell et al. 2022, LT-SFT)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    changed_by: str = Field(
+        description="the student of an earlier training of all weights, from the same student: the weights "
+        "that it changed most may change again"
+    )
+    density: float = Field(0.08, gt=0, le=1, description="share of all weights that may change")
+
+
 class TrainingOptions(BaseModel):
     """The options that the process reads. The stage adds those that choose the rows."""
 
@@ -139,13 +180,19 @@ class TrainingOptions(BaseModel):
         description="a network as a mapping, such as {mlp: [64, 32]}; or a model's folder, a .gguf file, "
         "owner/name on the Hugging Face Hub, tiny, a tiny one of another size, such as {tiny: {layers: 2, "
         "width: 96, heads: 4, kind: encoder-decoder, tokens: words}}, experts made of a dense model, {of: "
-        "student-dense, experts: 4, top: 2}, or the student of an earlier stage: "
+        "student-dense, experts: 4, top: 2}, some layers and tokens of a model, {of: student-big, layers: "
+        "every 2, vocabulary: 1e-6}, or the student of an earlier stage: "
         "student, or student-NAME; inside rounds also previous: the student of "
         "the round before, and in the first round the model `start` of the loop"
     )
     revision: str | None = Field(None, description="the branch, tag or commit of a student on the Hub")
     lora: Lora | None = Field(
         None, description="train an adapter: {r: 16}; with bits: 4 as QLoRA; default: all weights"
+    )
+    only: Sparse | None = Field(
+        None,
+        description="change only the weights that an earlier training changed most: {changed_by: "
+        "student-full, density: 0.08}; default: all weights",
     )
     epochs: float = Field(3.0, gt=0, description="passes over the rows")
     max_steps: int | None = Field(
@@ -195,7 +242,7 @@ class TrainingOptions(BaseModel):
                 raise ValueError("the options of a tiny student stand at its name: {tiny: {layers: 2}}")
             Tiny.model_validate(value[TINY] or {})
         if isinstance(value, dict) and OF in value:
-            Experts.model_validate(value)
+            _surgery(value)
         return value
 
     @property
@@ -206,11 +253,11 @@ class TrainingOptions(BaseModel):
         return Tiny.model_validate(self.student[TINY] or {})
 
     @property
-    def experts(self) -> Experts | None:
-        """The experts that the student is made of, if it is a mixture of them."""
+    def surgery(self) -> Experts | Excerpt | None:
+        """How the student is made of another model, if it is."""
         if isinstance(self.student, str) or OF not in self.student:
             return None
-        return Experts.model_validate(self.student)
+        return _surgery(self.student)
 
     @property
     def network(self) -> dict[str, Any] | None:
@@ -226,3 +273,8 @@ class TrainingOptions(BaseModel):
                 "give either 'processes' or 'accelerate': the launcher's file says how many processes"
             )
         return self
+
+
+def _surgery(student: dict[str, Any]) -> Experts | Excerpt:
+    """Return how a student is made of another: with experts, unless layers or a vocabulary are named."""
+    return (Excerpt if {"layers", "vocabulary"} & student.keys() else Experts).model_validate(student)

@@ -21,9 +21,10 @@ from distillgen.project import Project
 if TYPE_CHECKING:
     from distillgen.training.step import Step
 
-Signal: TypeAlias = Literal["classes", "vector", "number", "tokens"]
-"""What a teacher says of a row: a distribution over classes or tokens, a vector, the number in a field, or
-the vectors of its parts, which only networks give.
+Signal: TypeAlias = Literal["classes", "vector", "number", "tokens", "layers"]
+"""What a teacher says of a row: a distribution over classes or tokens, a vector, the number in a field, the
+vectors of its parts, which only networks give, or the hidden states and the attention of its layers, which
+only live language models give.
 """
 
 

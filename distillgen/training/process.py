@@ -32,15 +32,17 @@ from distillgen.platforms import lock
 from distillgen.project import Project, user_error
 from distillgen.record import loads_own
 from distillgen.training import students
+from distillgen.training.excerpt import write_excerpt
 from distillgen.training.experts import write_experts
 from distillgen.training.hardware import described
 from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.job import TrainingJob
 from distillgen.training.objective import Objective
-from distillgen.training.options import TrainingOptions
+from distillgen.training.options import Excerpt, Experts, TrainingOptions
 from distillgen.training.pictures import IMAGES
 from distillgen.training.progress import Progress, is_main, write_json
 from distillgen.training.rows import PARTS, Row, RowSelection
+from distillgen.training.sparse import restrict
 from distillgen.training.token_rows import TOKENS
 
 POINTS = 500  # of the loss curve
@@ -158,12 +160,18 @@ def train(folder: Path, job: TrainingJob) -> None:
                 tiny=tiny,
                 tokens=job.models[tiny.donor] if tiny and tiny.donor else None,
             )
-        if experts := job.options.experts:
-            student = str(write_experts(student, folder / "experts", experts, job.options.revision))
+        revision = job.options.revision
+        match job.options.surgery:
+            case Experts() as size:
+                student = str(write_experts(student, folder / "experts", size, revision))
+            case Excerpt() as size:
+                student = str(write_excerpt(student, folder / "excerpt", size, _texts(folder), revision))
     progress.say("counting tokens")
     inputs = _inputs(folder, job, student, learning, project)
     prepared = learning.prepare(inputs)
     trainer = prepared.trainer
+    if only := job.options.only:
+        restrict(prepared.student or trainer.model, job.models[only.changed_by], only.density)
     held_out = trainer.eval_dataset is not None
     if held_out:
         trainer.add_callback(FirstEvaluation(trainer, folder / "base.json", progress))
@@ -329,7 +337,7 @@ def _write_manifest(
         trainer.state,
         getattr(prepared.student or trainer.model, "config", None),
     )
-    start = job.start if options.experts else inputs.student
+    start = job.start if options.surgery else inputs.student
     joules = [session["joules"] for session in progress.sessions]
     curve = [[entry["step"], entry["loss"]] for entry in state.log_history if "loss" in entry]
     if lost := sum(not math.isfinite(loss) for _, loss in curve):

@@ -21,12 +21,14 @@ COLUMNS_OF: Mapping[SignalKind, Sequence[str]] = {
     "vector": ("vector",),
     "number": ("vector",),
     "tokens": ("tokens",),  # no column of a recorded teacher
+    "layers": ("layers",),  # nor this
 }
 NOUNS: Mapping[SignalKind, str] = {
     "classes": "no classes",
     "vector": "no vector",
     "number": "no number",
     "tokens": "no tokens",
+    "layers": "no layers",
 }
 
 

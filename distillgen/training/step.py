@@ -12,7 +12,7 @@ import torch
 from torch.func import functional_call
 
 from distillgen.errors import ConfigError
-from distillgen.networks.network import Out
+from distillgen.networks.network import Layers, Out
 from distillgen.training.mixup import LABEL, SHARE
 
 STUDENT = "student"
@@ -83,6 +83,13 @@ class Step:
         if tokens is None:
             raise ConfigError(f"'{name}' gives no tokens; name a network whose body has some")
         return tokens
+
+    def layers(self, name: str) -> Layers:
+        """Return what a language model says layer by layer. Raise ConfigError if it says nothing so."""
+        layers = self._of_teacher(name).layers
+        if layers is None:
+            raise ConfigError(f"'{name}' gives no layers; name a decoder on this machine")
+        return layers
 
     def _of_teacher(self, name: str) -> Out:
         """Return what a network or teacher says of the rows, or of others if a control arm exchanges it."""
@@ -196,13 +203,19 @@ class Step:
 
 def _exchanged(out: Out) -> Out:
     """Return what a network says of other rows of the batch."""
-    shift = max(1, len(out.place) // 2)
-    logits = {name: logits.roll(shift, 0) for name, logits in out.classes.items()}
-    others = (
-        None if values is None else values.roll(max(1, len(values) // 2), 0)
-        for values in (out.features, out.tokens)
+    features, tokens = (None if values is None else _rolled(values) for values in (out.features, out.tokens))
+    layers = out.layers and Layers(
+        [_rolled(values) for values in out.layers.states],
+        [_rolled(values) for values in out.layers.attention],
+        _rolled(out.layers.there),
     )
-    return Out(logits, out.place, *others)
+    logits = {name: _rolled(values) for name, values in out.classes.items()}
+    return Out(logits, out.place, features, tokens, layers=layers)
+
+
+def _rolled(values: Any) -> Any:
+    """Return values with those of the first half behind those of the second."""
+    return values.roll(max(1, len(values) // 2), 0)
 
 
 def descended(at: Mapping[str, Any], loss: Any, rate: float) -> dict[str, Any]:

@@ -117,6 +117,8 @@ class Outline:
     """The earlier students whose tokens it has."""
     family: str | None = None
     """The family of models that it is of, as transformers names it."""
+    depth: int | None = None
+    """The number of layers."""
     experts: bool = False
     """Whether tokens are sent to experts."""
     distiller: bool = False
@@ -152,6 +154,7 @@ def outline(
             special=special,
             layers=frozenset(tiny_layers(size)),
             family=family,
+            depth=size.layers,
             packs=not size.convolutions,
         )
     if student in SHIPPED:
@@ -216,6 +219,7 @@ def _outlined(file: Callable[[str], Path], root: Path) -> Outline:
         vocabulary=size,
         layers=_layers(file),
         family=config.get("model_type"),
+        depth=config.get("num_hidden_layers"),
         experts="num_experts_per_tok" in config,
         distiller=file(DISTILLER).is_file(),
         packs="conv" not in (config.get("layer_types") or ()),

@@ -9,7 +9,7 @@ from distillgen.training.options import Experts, Tiny, TrainingOptions
 
 def test_a_mixture_has_at_least_two_experts_and_no_more_choices_than_experts():
     options = TrainingOptions(student={"of": "student-dense"})
-    assert options.experts == Experts(of="student-dense", experts=4, top=2) and options.network is None
+    assert options.surgery == Experts(of="student-dense", experts=4, top=2) and options.network is None
     with pytest.raises(ValueError, match="top: 5 is more than the 4 experts"):
         TrainingOptions(student={"of": "student-dense", "top": 5})
     with pytest.raises(
