@@ -36,8 +36,8 @@ def tongues(
     *,
     seed: int,
     languages: int = 6,
-    texts: int = 400,
-    tasks: int = 400,
+    texts: int = 1000,
+    tasks: int = 1000,
     test: int = 100,
     length: int = 16,
     common: float = 0.2,
@@ -53,7 +53,7 @@ def tongues(
     for number, split in ((texts, "train"), (test, "test")):
         for tongue, _ in product(range(languages), range(number)):
             words, _ = world.text(chance, tongue, length, common)
-            row = {"prompt": " ".join(words[:2]), "completion": " ".join(["", *words[2:], "."])}
+            row = {"prompt": " ".join(words[:4]), "completion": " ".join(["", *words[4:], "."])}
             yield {"language": f"l{tongue}", "kind": "text", **row, "split": split}
     for tongue, number, split in ((0, tasks, "train"), (0, test, "test"), (1, test, "test")):
         for _ in range(number):

@@ -32,8 +32,6 @@ from distillgen.teachers.network import NetworkTeacherSpec
 from distillgen.teachers.transformers import TransformersSpec
 from distillgen.training import students
 from distillgen.training.arms import DIFFERENT, Arm
-from distillgen.training.excerpt import check_depth
-from distillgen.training.experts import check_family, check_width
 from distillgen.training.job import (
     NEEDED,
     NothingToLearn,
@@ -43,9 +41,10 @@ from distillgen.training.job import (
     installed_versions,
 )
 from distillgen.training.objective import Objective, objective_class
-from distillgen.training.options import Excerpt, Experts, Tiny, TrainingOptions
+from distillgen.training.options import Experts, TrainingOptions
 from distillgen.training.rows import PARTS
 from distillgen.training.supervise import supervise
+from distillgen.training.surgery import outline_after
 
 log = logging.getLogger("distillgen")
 
@@ -323,7 +322,9 @@ class Train(TrainingOptions, Stage):
             raise ConfigError("only: it goes back to a student that is there; name one: student: student-x")
         if other.first != first:
             remedy = "begin both with one student"
-            raise ConfigError(f"only: '{changed}' began with '{other.first}', and this with '{first}'; {remedy}")
+            raise ConfigError(
+                f"only: '{changed}' began with '{other.first}', and this with '{first}'; {remedy}"
+            )
         if learning.gives() != "text" or other.learning.gives() != "text":
             raise ConfigError("only: it is for language models; leave it out")
         if self.lora or other.stage.lora:
@@ -411,11 +412,10 @@ class Train(TrainingOptions, Stage):
         root, tiny = context.project.root, first.tiny
         outline = students.outline(student, root, first.revision, fetch=context.fetch, tiny=tiny)
         tokens = [tiny.donor] if tiny and tiny.donor else ()
-        outline = _after(name, outline, [surgery for surgery in reversed(surgeries) if surgery], tiny)
-        own = frozenset([*chain, *tokens])
-        earlier = _trainings(context)
-        tokens = (other for other in earlier if not own.isdisjoint(_origins(other, earlier)))
-        outline = replace(outline, tokens=own.union(tokens))
+        outline = outline_after(name, outline, [surgery for surgery in reversed(surgeries) if surgery], tiny)
+        own, earlier = frozenset([*chain, *tokens]), _trainings(context)
+        akin = (other for other in earlier if not own.isdisjoint(_origins(other, earlier)))
+        outline = replace(outline, tokens=own.union(akin))
         outline = replace(outline, distiller=outline.distiller or demonstrated)
         template_file = template or first.chat_template
         if template_file:
@@ -589,30 +589,6 @@ def _origins(name: str, trained: Mapping[str, _Training]) -> Iterator[str]:
         bound = trained[name].bound
         donor = bound.stage.tiny.donor if bound.stage.tiny else None
         name, trained = donor or bound.first, _trainings(bound.context)
-
-
-def _after(
-    name: str, outline: students.Outline, surgeries: Sequence[Experts | Excerpt], tiny: Tiny | None
-) -> students.Outline:
-    """Return the outline of a student after surgeries, the last of which is that of the student `name`.
-
-    Raise ConfigError if one does not fit.
-    """
-    for surgery in surgeries:
-        if isinstance(surgery, Excerpt):
-            if outline.kind not in ("causal", None):
-                raise ConfigError(f"student: of: '{name}' is no decoder, of which layers and tokens are kept")
-            if outline.depth:
-                check_depth(outline.depth, surgery.every)
-                outline = replace(outline, depth=outline.depth // surgery.every)
-            continue
-        if outline.experts:
-            raise ConfigError(f"student: of: '{name}' has experts already; go on with student: {name}")
-        if outline.family:
-            check_family(outline.family)
-            check_width(tiny.feed_forward if tiny else 0)
-        outline = replace(outline, experts=True)
-    return outline
 
 
 def _sees(stage: Train, first: str, trained: Mapping[str, _Training], root: Path) -> bool | None:

@@ -182,7 +182,9 @@ def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
 def _renumbered(value: Any, ids: Mapping[int, int]) -> Any:
     """Return a post-processor with the new ids of the tokens that it adds."""
     if isinstance(value, list):
-        if len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int):  # BERT's and RoBERTa's
+        if (
+            len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+        ):  # BERT's and RoBERTa's
             return [value[0], ids[value[1]]]
         return [_renumbered(inner, ids) for inner in value]
     if not isinstance(value, dict):

@@ -87,9 +87,10 @@ def _teacher(name: str, inputs: TrainingInputs, tokenizer: Any, student: Any, la
         raise ConfigError(f"the teacher '{name}' cannot be loaded: {error}") from error
     own, theirs, ids = tokenizer.get_vocab(), other.get_vocab(), None
     if own != theirs:
-        named = {number: theirs.get(token) for token, number in own.items()}
-        ids = [named.get(i) for i in range(student.get_output_embeddings().weight.shape[0])]
-        if None in ids:
+        named = {number: theirs[token] for token, number in own.items() if token in theirs}
+        size = len(student.get_output_embeddings().weight)
+        ids = [named[i] for i in range(size) if i in named]
+        if len(ids) < size:
             raise ConfigError(
                 f"the teacher '{name}' has other tokens than the student; record its answers with logprobs "
                 "in a stage, or begin both with models of one family"

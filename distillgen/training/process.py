@@ -32,17 +32,16 @@ from distillgen.platforms import lock
 from distillgen.project import Project, user_error
 from distillgen.record import loads_own
 from distillgen.training import students
-from distillgen.training.excerpt import write_excerpt
-from distillgen.training.experts import write_experts
 from distillgen.training.hardware import described
 from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.job import TrainingJob
 from distillgen.training.objective import Objective
-from distillgen.training.options import Excerpt, Experts, TrainingOptions
+from distillgen.training.options import TrainingOptions
 from distillgen.training.pictures import IMAGES
 from distillgen.training.progress import Progress, is_main, write_json
 from distillgen.training.rows import PARTS, Row, RowSelection
 from distillgen.training.sparse import restrict
+from distillgen.training.surgery import write_student
 from distillgen.training.token_rows import TOKENS
 
 POINTS = 500  # of the loss curve
@@ -160,12 +159,9 @@ def train(folder: Path, job: TrainingJob) -> None:
                 tiny=tiny,
                 tokens=job.models[tiny.donor] if tiny and tiny.donor else None,
             )
-        revision = job.options.revision
-        match job.options.surgery:
-            case Experts() as size:
-                student = str(write_experts(student, folder / "experts", size, revision))
-            case Excerpt() as size:
-                student = str(write_excerpt(student, folder / "excerpt", size, _texts(folder), revision))
+        if surgery := job.options.surgery:
+            revision = job.options.revision
+            student = str(write_student(surgery, student, folder / "made", _texts(folder), revision))
     progress.say("counting tokens")
     inputs = _inputs(folder, job, student, learning, project)
     prepared = learning.prepare(inputs)
