@@ -42,27 +42,26 @@ class LayersOfTeacher(Loss):
         import torch
 
         student, teacher = step.layers(self.of), step.layers(name)
-        depth, whole = len(student.attention), len(teacher.attention)
-        one, other = student.states[0], teacher.states[0]
-        if whole % depth or one.shape != other.shape:
+        depth, depth_of_teacher = len(student.attention), len(teacher.attention)
+        width, width_of_teacher = student.states[0].shape[-1], teacher.states[0].shape[-1]
+        if depth_of_teacher % depth or width != width_of_teacher:
             raise ConfigError(
-                f"layers: the student has {depth} layers of width {one.shape[-1]}, and '{name}' {whole} of "
-                f"width {other.shape[-1]}; give widths that are equal, and layers that are a multiple"
+                f"layers: the student has {depth} layers of width {width}, and '{name}' {depth_of_teacher} of "
+                f"width {width_of_teacher}; give widths that are equal, and layers that are a multiple"
             )
-        every = whole // depth
+        every = depth_of_teacher // depth
         there = student.there[..., None].float()
         hidden = [
-            _mean((own - teacher.states[i * every].detach()).square(), there.expand_as(own))
-            for i, own in enumerate(student.states)
+            _mean((state - teacher.states[i * every].detach()).square(), there.expand_as(state))
+            for i, state in enumerate(student.states)
         ]
         attention = []
-        for i, own in enumerate(student.attention, 1):
+        for i, shares in enumerate(student.attention, 1):
             target = teacher.attention[i * every - 1].detach()
-            if own.shape != target.shape:
+            if shares.shape != target.shape:
                 raise ConfigError(f"layers: the student's layers have other heads than those of '{name}'")
-            attention.append(_mean((own - target).square(), (target != 0) & (there[:, None] > 0)))
-        terms = [self.hidden * torch.stack(hidden).mean(0), self.attention * torch.stack(attention).mean(0)]
-        return terms[0] + terms[1]
+            attention.append(_mean((shares - target).square(), (target != 0) & (there[:, None] > 0)))
+        return self.hidden * torch.stack(hidden).mean(0) + self.attention * torch.stack(attention).mean(0)
 
 
 def _mean(values: Any, counted: Any) -> Any:

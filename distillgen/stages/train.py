@@ -413,9 +413,9 @@ class Train(TrainingOptions, Stage):
         outline = students.outline(student, root, first.revision, fetch=context.fetch, tiny=tiny)
         tokens = [tiny.donor] if tiny and tiny.donor else ()
         outline = outline_after(name, outline, [surgery for surgery in reversed(surgeries) if surgery], tiny)
-        own, earlier = frozenset([*chain, *tokens]), _trainings(context)
-        akin = (other for other in earlier if not own.isdisjoint(_origins(other, earlier)))
-        outline = replace(outline, tokens=own.union(akin))
+        lineage, earlier = frozenset([*chain, *tokens]), _trainings(context)
+        akin = (other for other in earlier if not lineage.isdisjoint(_origins(other, earlier)))
+        outline = replace(outline, tokens=lineage.union(akin))
         outline = replace(outline, distiller=outline.distiller or demonstrated)
         template_file = template or first.chat_template
         if template_file:

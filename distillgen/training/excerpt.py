@@ -22,7 +22,7 @@ def check_depth(layers: int, every: int) -> None:
 
 
 def write_excerpt(
-    whole: str, folder: Path, size: Excerpt, texts: Iterable[str], revision: str | None = None
+    model_name: str, folder: Path, size: Excerpt, texts: Iterable[str], revision: str | None = None
 ) -> Path:
     """Write a model with some of the layers, and the tokens of the texts, to a folder.
 
@@ -34,8 +34,8 @@ def write_excerpt(
 
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a training that was killed
-    model = AutoModelForCausalLM.from_pretrained(whole, revision=revision, dtype="auto")
-    tokenizer = AutoTokenizer.from_pretrained(whole, revision=revision)
+    model = AutoModelForCausalLM.from_pretrained(model_name, revision=revision, dtype="auto")
+    tokenizer = AutoTokenizer.from_pretrained(model_name, revision=revision)
     tokenizer.save_pretrained(partial)
     if size.vocabulary is not None:
         ids = write_vocabulary(partial, _frequent(tokenizer, texts, size.vocabulary))
@@ -118,11 +118,11 @@ def write_vocabulary(folder: Path, frequent: Collection[str]) -> dict[int, int]:
     content = json.loads(file.read_bytes())
     model, added = content["model"], {entry["content"]: entry["id"] for entry in content["added_tokens"]}
     entries = model["vocab"]
-    listed = isinstance(entries, list)  # pieces with their scores: Unigram
-    tokens = {piece: i for i, (piece, _) in enumerate(entries)} if listed else dict(entries)
+    is_list = isinstance(entries, list)  # pieces with their scores: Unigram
+    tokens = {piece: i for i, (piece, _) in enumerate(entries)} if is_list else dict(entries)
     tokens |= added
     kept = {*frequent, *added, *_alphabet(content, tokens)} & tokens.keys()
-    if listed and model.get("unk_id") is not None:
+    if is_list and model.get("unk_id") is not None:
         kept.add(entries[model["unk_id"]][0])
     kept |= {token for token in (model.get("unk_token"),) if token in tokens}
     if model["type"] == "BPE":
@@ -130,7 +130,7 @@ def write_vocabulary(folder: Path, frequent: Collection[str]) -> dict[int, int]:
         kept |= _parts(kept, merges, tokens)
         model["merges"] = [[a, b] for a, b in merges if {a, b, a + b} <= kept]
     ids = {old: new for new, old in enumerate(sorted({tokens[token] for token in kept}))}
-    if listed:
+    if is_list:
         model["vocab"] = [entry for i, entry in enumerate(entries) if i in ids]
         model["unk_id"] = ids.get(model.get("unk_id"))
     else:

@@ -85,9 +85,9 @@ def _teacher(name: str, inputs: TrainingInputs, tokenizer: Any, student: Any, la
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=student.dtype)
     except (OSError, ValueError) as error:
         raise ConfigError(f"the teacher '{name}' cannot be loaded: {error}") from error
-    own, theirs, ids = tokenizer.get_vocab(), other.get_vocab(), None
-    if own != theirs:
-        named = {number: theirs[token] for token, number in own.items() if token in theirs}
+    mine, theirs, ids = tokenizer.get_vocab(), other.get_vocab(), None
+    if mine != theirs:
+        named = {number: theirs[token] for token, number in mine.items() if token in theirs}
         size = len(student.get_output_embeddings().weight)
         ids = [named[i] for i in range(size) if i in named]
         if len(ids) < size:
