@@ -46,8 +46,8 @@ class LayersOfTeacher(Loss):
         width, width_of_teacher = student.states[0].shape[-1], teacher.states[0].shape[-1]
         if depth_of_teacher % depth or width != width_of_teacher:
             raise ConfigError(
-                f"layers: the student has {depth} layers of width {width}, and '{name}' {depth_of_teacher} of "
-                f"width {width_of_teacher}; give widths that are equal, and layers that are a multiple"
+                f"layers: the student has {depth} layers of width {width}, and '{name}' {depth_of_teacher} "
+                f"of width {width_of_teacher}; give widths that are equal, and layers that are a multiple"
             )
         every = depth_of_teacher // depth
         there = student.there[..., None].float()

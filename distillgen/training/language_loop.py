@@ -87,9 +87,9 @@ def _teacher(name: str, inputs: TrainingInputs, tokenizer: Any, student: Any, la
         raise ConfigError(f"the teacher '{name}' cannot be loaded: {error}") from error
     mine, theirs, ids = tokenizer.get_vocab(), other.get_vocab(), None
     if mine != theirs:
-        named = {number: theirs[token] for token, number in mine.items() if token in theirs}
+        numbers = {number: theirs[token] for token, number in mine.items() if token in theirs}
         size = len(student.get_output_embeddings().weight)
-        ids = [named[i] for i in range(size) if i in named]
+        ids = [numbers[i] for i in range(size) if i in numbers]
         if len(ids) < size:
             raise ConfigError(
                 f"the teacher '{name}' has other tokens than the student; record its answers with logprobs "
