@@ -80,8 +80,9 @@ def test_the_student_keeps_half_of_the_layers_two_languages_and_most_weights_of_
     pair, full, student = (weights(name) for name in ("student-pair", "student-full", "student"))
     assert len(model("student-pair").model.layers) == 2 and len(model("student-many").model.layers) == 4
     changed = student != pair
-    most = (full - pair).abs().topk(round(0.08 * len(pair))).values.min()
-    assert 0.07 < changed.float().mean() <= 0.08 and ((full - pair).abs()[changed] >= most).all()
+    count = round(0.08 * len(pair))
+    most = (full - pair).abs().topk(count).values.min()
+    assert 0.9 * count < changed.sum() <= count and ((full - pair).abs()[changed] >= most).all()
     assert (full != pair).float().mean() > 0.9, "the control: without a mask"
     manifest = json.loads((folder / "student/manifest.json").read_text())
     assert manifest["options"]["only"] == {"changed_by": "student-full", "density": 0.08}
