@@ -46,3 +46,32 @@ def summaries(*, seed: int, files: int = 150) -> Iterator[dict[str, Any]]:
     pairs = [(summary, body) for summary, body in pairs if len(summary) > 20 and len(body) > 40]
     for summary, body in random.Random(seed).sample(pairs, len(pairs)):
         yield {"summary": summary, "body": body}
+
+
+def versions(
+    *, seed: int, files: int = 400, train: int = 600, test: int = 100, test_versions: int = 6
+) -> Iterator[dict[str, Any]]:
+    """Yield `sentence`s, the first paragraphs of docstrings, with versions in which other words stand.
+
+    A row of kind pair has a `version` in which a random share of the words was replaced, and is in train. One
+    of kind list is in test: it has versions with ever more other words as `documents`, and their `relevance`,
+    in random order.
+    """
+    chance = random.Random(f"versions/{seed}")
+    firsts = {" ".join(text.strip().split("\n\n")[0].split())[:160] for text in _texts(files)}
+    sentences = [text for text in sorted(firsts) if 6 <= len(text.split()) <= 18 and text[0].isalpha()]
+    words = [word for text in sentences for word in text.split()]
+    chosen = chance.sample(sentences, train + test)
+
+    def version(text: str, share: float) -> str:
+        changed = text.split()
+        for place in chance.sample(range(len(changed)), round(share * len(changed))):
+            changed[place] = chance.choice(words)
+        return " ".join(changed)
+
+    for text in chosen[:train]:
+        yield {"sentence": text, "kind": "pair", "version": version(text, chance.random()), "split": "train"}
+    for text in chosen[train:]:
+        order = chance.sample(range(test_versions), test_versions)
+        documents = [version(text, 1 - place / test_versions) for place in order]
+        yield {"sentence": text, "kind": "list", "documents": documents, "relevance": order, "split": "test"}

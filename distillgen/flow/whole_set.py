@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import os
 import tempfile
 from array import array
@@ -183,8 +184,16 @@ async def embedded(texts: Sequence[str], model: str, ledger: Ledger) -> Array:
 
 
 def number_of(record: Record, name: str) -> float | None:
-    """Return a score or a numeric field by its name; None if the record has neither."""
+    """Return a score or a field by its name, if it is a number, or a text of one, such as the answer of a
+    model that scores; else None.
+    """
     value = record.scores.get(name, record.fields.get(name))
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+        return value if math.isfinite(value) else None
     return (
         float(value)
         if isinstance(value, int | float) and not isinstance(value, bool) and value == value
