@@ -10,6 +10,8 @@ import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
+from distillgen.flow.whole_set import number_of
+from distillgen.record import Record
 
 TOPICS = ["lake", "lake", "lake", "bee", "bee", "bread", "lake", "bee", "lake", "lake"]
 
@@ -49,6 +51,28 @@ def angle(degrees):
 
 def chosen(kept):
     return [row["n"] for row in sorted(kept, key=lambda row: row["meta"]["scores"]["select.rank"])]
+
+
+@pytest.mark.parametrize(
+    "value, number",
+    [
+        (2, 2.0),
+        (0.5, 0.5),
+        ("0.652454", 0.652454),  # as a model that scores answers
+        ("-1e-3", -0.001),
+        ("", None),
+        ("high", None),
+        ("nan", None),
+        ("inf", None),
+        (float("nan"), None),
+        (True, None),
+        ([1], None),
+        (None, None),
+    ],
+)
+def test_a_number_or_the_text_of_one_is_a_number(value, number):
+    record = Record.read({"grade": value}, "rows:1")
+    assert number_of(record, "grade") == number and number_of(record, "other") is None
 
 
 def test_cluster_keeps_the_best_of_each_and_says_what_for(project, carry_out):
