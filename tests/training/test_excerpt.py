@@ -246,6 +246,25 @@ def test_pieces_with_scores_and_the_tokens_around_a_text_get_new_numbers(tmp_pat
         write_vocabulary(tmp_path, {"a"})
 
 
+def test_byte_pairs_of_characters_keep_what_a_token_is_made_of_and_the_tokens_of_bytes(tmp_path, torch):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    from distillgen.training.excerpt import write_vocabulary
+
+    tokens = ["<unk>", *(f"<0x{i:02X}>" for i in range(256)), *"catdog", "at", "cat", "og", "dog"]
+    tokens = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    merges = [("a", "t"), ("o", "g"), ("c", "at"), ("d", "og")]
+    pairs = Tokenizer(models.BPE(tokens, merges, unk_token="<unk>", byte_fallback=True))
+    pairs.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=pairs, unk_token="<unk>").save_pretrained(tmp_path)
+    ids = write_vocabulary(tmp_path, {"cat"})
+    kept = AutoTokenizer.from_pretrained(tmp_path)
+    assert kept.get_vocab().keys() == tokens.keys() - {*"dog", "og", "dog"}
+    assert kept.tokenize("cat") == ["cat"] and kept.tokenize("dog") == ["<0x64>", "<0x6F>", "<0x67>"]
+    assert {tokens[token]: number for token, number in kept.get_vocab().items()} == ids
+
+
 def test_lists_by_layer_in_a_configuration_follow_the_layers(tmp_path, torch):
     from distillgen.training.excerpt import write_excerpt
 
