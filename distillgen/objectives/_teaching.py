@@ -237,7 +237,7 @@ class Teaching(Dialogue):
     def _check_language_part(self, part: Part) -> None:
         if not part.tokens:
             raise ConfigError("it takes one class a row, and the student writes texts")
-        if part.edges or part.validation or {"vector", "tokens"} & {*part.teachers().values()}:
+        if part.edges or part.validation or "vector" in part.teachers().values():
             raise ConfigError("it is for networks, which have 'inputs', and the student writes texts")
         if isinstance(part, Loss) and part.head is not None:
             raise ConfigError("head: a language model has no named heads; leave it out")

@@ -318,7 +318,8 @@ class Train(TrainingOptions, Stage):
         if changed not in trained:
             raise ConfigError(f"only: no earlier stage trains '{changed}'{did_you_mean(changed, trained)}")
         other = trained[changed].bound
-        if isinstance(self.student, dict) or isinstance(other.stage.student, dict):
+        starts = (self.student, other.stage.student)
+        if students.PREVIOUS in starts or any(isinstance(start, dict) for start in starts):
             raise ConfigError("only: it goes back to a student that is there; name one: student: student-x")
         if other.first != first:
             remedy = "begin both with one student"

@@ -18,7 +18,8 @@ TURNS = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
 def check_depth(layers: int, every: int) -> None:
     """Raise ConfigError if the layers of a model make no whole groups."""
     if layers % every:
-        raise ConfigError(f"student: of: {layers} layers make no whole groups of {every}; layers: every N")
+        remedy = f"take a number that divides {layers}"
+        raise ConfigError(f"student: of: {layers} layers make no whole groups of {every}; {remedy}")
 
 
 def write_excerpt(
@@ -75,12 +76,10 @@ def _keep_tokens(model: Any, ids: Mapping[int, int]) -> None:
     import torch
 
     rows = torch.tensor(sorted(ids, key=lambda old: ids[old]))
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
-    for layer in (inputs, outputs):
-        if layer.weight.shape[0] != len(rows):  # unless it is tied, and has them already
-            layer.weight = torch.nn.Parameter(layer.weight.detach()[rows].clone())
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        layer.weight = torch.nn.Parameter(layer.weight.detach()[rows])
         if getattr(layer, "bias", None) is not None:
-            layer.bias = torch.nn.Parameter(layer.bias.detach()[rows].clone())
+            layer.bias = torch.nn.Parameter(layer.bias.detach()[rows])
     model.config.vocab_size = len(rows)
     model.tie_weights()
     for config in (model.config, model.generation_config):
@@ -124,7 +123,8 @@ def write_vocabulary(folder: Path, frequent: Collection[str]) -> dict[int, int]:
     kept = {*frequent, *added, *_alphabet(content, tokens)} & tokens.keys()
     if is_list and model.get("unk_id") is not None:
         kept.add(entries[model["unk_id"]][0])
-    kept |= {token for token in (model.get("unk_token"),) if token in tokens}
+    if model.get("unk_token") in tokens:
+        kept.add(model["unk_token"])
     if model["type"] == "BPE":
         merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]]
         kept |= _parts(kept, merges, tokens)
@@ -182,9 +182,7 @@ def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
 def _renumbered(value: Any, ids: Mapping[int, int]) -> Any:
     """Return a post-processor with the new ids of the tokens that it adds."""
     if isinstance(value, list):
-        if (
-            len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
-        ):  # BERT's and RoBERTa's
+        if [type(inner) for inner in value] == [str, int]:  # BERT's and RoBERTa's form
             return [value[0], ids[value[1]]]
         return [_renumbered(inner, ids) for inner in value]
     if not isinstance(value, dict):

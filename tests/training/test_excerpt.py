@@ -74,6 +74,7 @@ def test_an_excerpt_of_an_excerpt_learns_layers_and_then_few_weights(project, in
             "only: 'student-full' began with 'student-many', and this with 'student-pair'; begin both with",
         ),
         ([pair(), full(), pair(name="t", only=ONLY)], "only: it goes back to a student that is there"),
+        ([pair(), pair(name="full"), full(name="t", only=ONLY)], "only: it goes back to a student that is"),
         ([pair(), full(), full(name="t", only=ONLY, weight_decay=0.1)], "leave out 'weight_decay'"),
         ([pair(), full(), full(name="t", only=ONLY, lora={"r": 4})], "leave out 'lora', or 'only'"),
         ([pair(), full(lora={"r": 4}), full(name="t", only=ONLY)], "leave out 'lora', or 'only'"),
@@ -179,11 +180,16 @@ def test_the_last_layer_of_each_group_and_the_tokens_of_the_texts_are_copied(tmp
         )
 
 
-def test_with_all_layers_it_says_what_the_model_says_of_its_tokens(tmp_path, torch):
-    """And with half of them it does not: the control."""
+@pytest.mark.parametrize("family", ["llama", "phi"])
+def test_with_all_layers_it_says_what_the_model_says_of_its_tokens(tmp_path, torch, family):
+    """And with half of them it does not: the control. The last layer of a Phi has biases."""
     from distillgen.training.excerpt import write_excerpt
 
-    first = whole(tmp_path / "whole", torch)
+    first = whole(tmp_path / "whole", torch, model_type=family)
+    if family == "phi":
+        model, _ = loaded(first)
+        torch.nn.init.normal_(model.lm_head.bias)
+        model.save_pretrained(first)
     write_excerpt(first, tmp_path / "all", Excerpt(of="x", vocabulary=0), KEPT)
     write_excerpt(first, tmp_path / "half", Excerpt(of="x", layers="every 2"), KEPT)
     big, names = loaded(first)
@@ -229,7 +235,7 @@ def test_pieces_with_scores_and_the_tokens_around_a_text_get_new_numbers(tmp_pat
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    from distillgen.training.excerpt import write_vocabulary
+    from distillgen.training.excerpt import _renumbered, write_vocabulary
 
     pieces = [("<s>", 0.0), ("<unk>", 0.0), ("▁zoo", -1.0), ("▁a", -2.0), ("▁cat", -3.0), ("s", -4.0)]
     unigram = Tokenizer(models.Unigram(pieces, unk_id=1))
@@ -241,6 +247,10 @@ def test_pieces_with_scores_and_the_tokens_around_a_text_get_new_numbers(tmp_pat
     assert write_vocabulary(tmp_path, {"▁cat", "s"}) == {0: 0, 1: 1, 4: 2, 5: 3}
     kept = AutoTokenizer.from_pretrained(tmp_path)
     assert kept.encode("cats zoo") == [0, 2, 3, 1]
+    assert _renumbered({"sep": ["</s>", 4], "cls": ["<s>", 0]}, {0: 0, 4: 2}) == {
+        "sep": ["</s>", 2],
+        "cls": ["<s>", 0],
+    }
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(ConfigError, match="no tokenizer.json: leave out 'vocabulary'"):
         write_vocabulary(tmp_path, {"a"})
