@@ -119,11 +119,11 @@ class Ledger:
         self._next_commit_at = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._reserve = path.with_name(path.name + ".reserve")
-        with as_ledger_errors(path):
+        with as_ledger_errors(path), contextlib.ExitStack() as opened:
             if not read_only:
                 _refuse_network(path)
             _refuse_truncated(path)
-            self._read = connect(path, read_only)
+            self._read = opened.enter_context(contextlib.closing(connect(path, read_only)))
             version = self._read.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, 2, VERSION):
                 raise LedgerError(
@@ -135,13 +135,16 @@ class Ledger:
                 self._read.executescript(_SCHEMA)
                 if not self._reserve.exists():
                     self._reserve.write_bytes(bytes(RESERVE_BYTES))
-            self.connection = self._read if read_only else connect(path, read_only)
+            self.connection = self._read
+            if not read_only:
+                self.connection = opened.enter_context(contextlib.closing(connect(path, read_only)))
             self.claims = Claims(self.connection, self._thread, self._enqueue, self._rows)
             if not read_only:
                 self.claims.bury()
             groups = self._read.execute(_TOTALS).fetchall()
             self._usage: dict[tuple[str, ...], list[float]] = {row[:4]: list(row[4:-1]) for row in groups}
             self._count = sum(int(row[-1]) for row in groups)
+            self._opened = opened.pop_all()
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, tuple[str, bytes, bytes | None]]:
         """Return the status, completion and signals of the newest answer of each key that has one."""
@@ -318,12 +321,14 @@ class Ledger:
 
     def close_now(self) -> None:
         """Close without an event loop; there must be no pending rows."""
-        self.claims.leave()
-        self._thread.shutdown()
-        self._read.close()
-        if self.connection is not self._read:
-            self.connection.close()
-            self._reserve.unlink(missing_ok=True)
+        try:
+            with as_ledger_errors(self.path):
+                self.claims.leave()
+        finally:
+            self._thread.shutdown()
+            self._opened.close()
+            if self.connection is not self._read:
+                self._reserve.unlink(missing_ok=True)
 
 
 def read_answers(path: Path, keys: Sequence[bytes]) -> dict[bytes, dict[str, Any]]:
@@ -357,10 +362,14 @@ def connect(path: Path, read_only: bool) -> sqlite3.Connection:
     """Open the file. SQLite creates it if it is not `read_only`."""
     uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
     connection = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=30)
-    if not read_only:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA cache_size = -8000")
+    try:
+        if not read_only:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA cache_size = -8000")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
@@ -420,6 +429,8 @@ def as_ledger_errors(path: Path) -> Iterator[None]:
             "No space": "no space left on the disk. The answers that were paid for are safe; free some space "
             "and "
             "run again",
+            "I/O error": "the disk reports an error. The answers that were stored before are safe; mend the "
+            "disk, and run again to go on",
             "locked": "another program has been writing it for over 30 s",
             "readonly": "it cannot be written. Choose another --ledger, or make this one writable",
             "unable to open": "it cannot be opened. Choose another --ledger, or make this one writable",
