@@ -169,6 +169,17 @@ def test_a_control_arm_gives_the_layers_of_another_row(models, tmp_path):
         assert own.model.eval()(batch) < other.model.eval()(batch)
 
 
+def test_what_another_row_says_comes_with_its_own_end():
+    from distillgen.networks.network import Layers, Out
+    from distillgen.training.step import _exchanged
+
+    values = torch.arange(2.0)
+    layers = Layers([values[:, None]], [values[:, None, None]], values)
+    other = _exchanged(Out({"class": values}, values, layers=layers)).layers
+    for part in (*other.states, *other.attention, other.there):
+        assert part.flatten().tolist() == [1.0, 0.0]
+
+
 def test_a_teacher_that_lacks_tokens_of_the_student_is_refused(models, tmp_path):
     with pytest.raises(ConfigError, match="the teacher 't' has other tokens than the student"):
         loop(models, tmp_path, [{"divergence": {"teacher": "t"}}], student="big", teacher="small")
