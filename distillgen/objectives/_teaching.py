@@ -331,7 +331,7 @@ class Teaching(Dialogue):
             raise ConfigError(f"fields as inputs are read by a network; {remedy}")
         super().check_student(student, context)
         for name, part in self._parts(context):
-            if "layers" in part.teachers().values() and (student.kind == "seq2seq" or not student.packs):
+            if "layers" in part.teachers().values() and not student.packs:
                 raise ConfigError(f"'{name}': it compares layers of attention; give a student that has them")
             if part.experts and student.family and not student.experts:
                 remedy = "give student: {of: NAME, experts: 4, top: 2}, or leave the loss out"

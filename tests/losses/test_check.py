@@ -88,6 +88,11 @@ def test_what_is_right_passes_the_check(filled, options):  # noqa: F811
             {"losses": [{"token_relations": {"teacher": "tutor"}}], "teachers": TUTOR},
             "body 'mlp' has none; take",
         ),
+        ({"losses": [{"layers": {"teacher": "says"}}]}, "'says' was recorded, and layers are not; name an"),
+        (
+            {"losses": [{"layers": {"teacher": "tutor"}}], "teachers": TUTOR},
+            "'layers': it compares layers of attention; it is for language models, without 'inputs'",
+        ),
         ({"losses": [{"surer": {"teacher": "says"}}]}, "list it under 'weights'"),
         ({"losses": [kd()], "weights": {"w": "taid"}}, "list it under 'losses'"),
     ],

@@ -84,5 +84,9 @@ def test_the_student_keeps_half_of_the_layers_two_languages_and_most_weights_of_
     most = (full - pair).abs().topk(count).values.min()
     assert 0.9 * count < changed.sum() <= count and ((full - pair).abs()[changed] >= most).all()
     assert (full != pair).float().mean() > 0.9, "the control: without a mask"
+    other = few()
+    other["stages"][3]["train"]["student"]["layers"] = "every 4"
+    teach(other, {}, out=tmp_path / "run", until="pair")
+    assert len(model("student-pair").model.layers) == 1, "another surgery is another training"
     manifest = json.loads((folder / "student/manifest.json").read_text())
     assert manifest["options"]["only"] == {"changed_by": "student-full", "density": 0.08}

@@ -49,6 +49,7 @@ def full(**options):
     return {"name": "full", "student": "student-pair", **options}
 
 
+PAIRS = {"objective": "embedder", "fields": ["prompt", "completion"], "loss": "ranking"}
 ONLY = {"changed_by": "student-full", "density": 0.1}
 
 
@@ -75,6 +76,7 @@ def test_an_excerpt_of_an_excerpt_learns_layers_and_then_few_weights(project, in
         ),
         ([pair(), full(), pair(name="t", only=ONLY)], "only: it goes back to a student that is there"),
         ([pair(), pair(name="full"), full(name="t", only=ONLY)], "only: it goes back to a student that is"),
+        ([pair(), full(**PAIRS), full(name="t", only=ONLY, **PAIRS)], "only: it is for language models"),
         ([pair(), full(), full(name="t", only=ONLY, weight_decay=0.1)], "leave out 'weight_decay'"),
         ([pair(), full(), full(name="t", only=ONLY, lora={"r": 4})], "leave out 'lora', or 'only'"),
         ([pair(), full(lora={"r": 4}), full(name="t", only=ONLY)], "leave out 'lora', or 'only'"),
