@@ -5,7 +5,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distillgen import Completion, FieldName, Filter, ModelName, Project, Prompt, PromptName, Record, Request
+from distillgen import (
+    Completion,
+    FieldName,
+    Filter,
+    Media,
+    ModelName,
+    Project,
+    Prompt,
+    PromptName,
+    Record,
+    Request,
+)
 from distillgen.answers.compare import token_f1
 from distillgen.answers.final_answer import Kind, announced, final_answer
 from distillgen.prompting.output_form import Unparsable
@@ -18,6 +29,8 @@ def round_trip(
     field: FieldName = "answer",
     kind: Kind = "text",
     min_f1: float = 0.5,
+    images: list[FieldName] | None = None,
+    audio: list[FieldName] | None = None,
     prompt: PromptName = "round_trip/answer",
     project: Project,
 ) -> Filter:
@@ -34,12 +47,15 @@ def round_trip(
         field: the field that the model must find again
         kind: how the final answer is read: number, choice, boxed or text
         min_f1: smallest token F1 between texts that agree
+        images: fields with pictures that the model sees, too
+        audio: fields with sounds, in the same way
         prompt: the prompt that asks for the answer
     """
-    answer_prompt = Prompt.load(prompt, project)
+    media = Media(tuple(images or ()), tuple(audio or ()))
+    answer_prompt = Prompt.load(prompt, project, media=media)
 
     def asks(record: Record) -> list[Request]:
-        return [answer_prompt.request(model, {"fields": record.values(shown)})]
+        return [answer_prompt.request(model, {"fields": record.values(shown)}, record.fields)]
 
     def measure(
         records: Sequence[Record], answers: Sequence[Sequence[Sequence[Completion]]]
@@ -69,5 +85,10 @@ def round_trip(
         f1 = numbers["agreement"]
         return None if f1 >= min_f1 else f"F1 {f1:.2f} of the {field} with what was found again < {min_f1:g}"
 
-    settings = {"version": 1, "prompt": answer_prompt.sha256, "fields": [field, shown], "kind": kind}
-    return Filter(measure, decide, asks=asks, depends_on=settings)
+    settings = {
+        "version": 1,
+        "prompt": answer_prompt.sha256,
+        "fields": [field, shown],
+        "kind": kind,
+    } | media.options
+    return Filter(measure, decide, asks=asks, depends_on=settings, media=answer_prompt.media)

@@ -30,6 +30,7 @@ from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.plugins import find, plugin_class
 from distillgen.project import Project
+from distillgen.prompting.media import NO_MEDIA, Media
 from distillgen.record import SCORES, Record, Unrenderable
 from distillgen.rows.overlap import OverlapIndex
 from distillgen.text.template import compile_template
@@ -45,6 +46,7 @@ ABLE = {
     "embeddings": "openai, gemini, or network with gives: vectors or classes",
     "grammar": "embedded, vllm, or openai with server: vllm or llamacpp",
     "score": "vllm, transformers, or openai with server: vllm",
+    "picture_score": "vllm or transformers with a model that sees (a server scores a text after texts alone)",
     "first_token": "vllm or transformers (a server does not score the first token of a text)",
     "user_turn": "embedded, vllm, transformers, or openai with server: vllm or llamacpp (the user's turn is "
     "opened by the chat template, which no other server applies)",
@@ -260,6 +262,8 @@ class EvaluationSet(NamedTuple):
     """The fields of an item that the question consists of."""
     about_training: bool = False
     """Whether the items ask about the training records, which may therefore repeat them."""
+    media: Media = NO_MEDIA
+    """The fields of an item that name pictures and sounds."""
 
 
 class Stage(BaseModel):
@@ -467,6 +471,10 @@ class BoundStage:
     def metric(self) -> str:
         """Return the score, from 0 to 1, that `evaluate` reports; "" for the share that it keeps."""
         return ""
+
+    def media(self) -> Media:
+        """Return the fields whose pictures and sounds its requests show."""
+        return NO_MEDIA
 
     def score_labels(self) -> Mapping[str, tuple[str, str]]:
         """Return the labels of the filters' scores, each with its filter and the name of the stage."""

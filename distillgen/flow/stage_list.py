@@ -13,6 +13,7 @@ from distillgen.flow.stage import BoundStage, CheckContext, EvaluationSet, Stage
 from distillgen.inference.sampling import Sampling
 from distillgen.located_yaml import NAME, Places, validate
 from distillgen.project import Project
+from distillgen.prompting.media import NO_MEDIA
 from distillgen.record import SPLIT
 
 ARMS = "arms"  # the option of a stage that lists further stages, each with the options in which it differs
@@ -159,7 +160,12 @@ def _decontaminate_options(
         "questions": [items.question for items in evaluation_sets],
     }
     report = [file for file in files[True] if file not in files[False]]
-    return options | ({"report": report} if report else {})
+    media = sum((items.media for items in evaluation_sets if items.file), NO_MEDIA).options
+    return (
+        options
+        | {name: [*dict.fromkeys(fields)] for name, fields in media.items()}
+        | ({"report": report} if report else {})
+    )
 
 
 def _check_decontamination(items: Sequence[Mapping[str, Any]], project: Project, places: Places) -> None:

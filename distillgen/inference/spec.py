@@ -95,8 +95,9 @@ class Spec(Sampling):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What the model gives besides text: n, logprobs, json_schema, grammar, tools, score, embeddings,
-        user_turn, images, audio, constraints, and pruned_constraints for searches with a finite `prune`.
+        """What the model gives besides text: n, logprobs, json_schema, grammar, tools, score, first_token,
+        picture_score, embeddings, user_turn, images, audio, constraints, and pruned_constraints for searches
+        with a finite `prune`.
         """
         return frozenset()
 

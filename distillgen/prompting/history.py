@@ -85,7 +85,9 @@ class History:
         turns: Turns = [{"role": role, "content": "text"} for role in (*roles, self.writer)]
         if prompt.media.fields:
             last = next(turn for turn in turns[::-1] if turn["role"] == "user")
-            last["content"] = [{"type": kind, "sha256": ""} for kind in prompt.media.kinds]
+            last["content"] = [
+                {"type": kind, "sha256": ""} for kind in dict.fromkeys(prompt.media.kinds.values())
+            ]
         return [*dialogue, *turns]
 
 

@@ -20,15 +20,18 @@ class Media:
     images: tuple[str, ...] = ()
     audio: tuple[str, ...] = ()
 
+    def __add__(self, other: Media) -> Media:
+        return Media((*self.images, *other.images), (*self.audio, *other.audio))
+
     @property
     def fields(self) -> frozenset[str]:
         """The names of the fields."""
         return frozenset((*self.images, *self.audio))
 
     @property
-    def kinds(self) -> list[str]:
-        """The types of the parts."""
-        return [kind for kind, names in self._by_kind() if names]
+    def kinds(self) -> dict[str, str]:
+        """The type of the parts of each field."""
+        return {name: kind for kind, names in self._by_kind() for name in names}
 
     @property
     def capabilities(self) -> list[str]:
@@ -45,6 +48,10 @@ class Media:
         return [
             part for kind, names in self._by_kind() for name in names for part in _parts(kind, name, fields)
         ]
+
+    def before(self, text: str, fields: Mapping[str, Any]) -> str | list[dict[str, Any]]:
+        """Return the content of a turn: the text, after the parts if there are any. Raise Unrenderable."""
+        return [*self.parts(fields), {"type": "text", "text": text}] if self.fields else text
 
     def with_stand_ins(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the fields, for an estimate, with a reference in place of those that hold none yet."""
@@ -64,7 +71,7 @@ def _parts(kind: str, name: str, fields: Mapping[str, Any]) -> Iterator[dict[str
     value, word = fields.get(name), "sound" if kind == "audio" else "picture"
     references: list[Any] = value if isinstance(value, list) else [value]
     if not references or not all(map(is_reference, references)):
-        hint = f"; name it in `{KINDS[kind]}` of the source" if isinstance(value, str) else ""
+        hint = f"; name it in `{KINDS[kind]}` of the stage that reads it" if isinstance(value, str) else ""
         raise Unrenderable(f"'{name}' holds no {word}{hint}")
     for reference in references:
         yield {"type": kind, "path": reference["path"], "sha256": reference["sha256"]}

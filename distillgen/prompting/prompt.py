@@ -185,7 +185,7 @@ class Prompt:
         used = {name: line for _, template in turns[::-1] for name, line in template.used.items()}
         examples = _examples(front.few_shot, project, places)
         lays_out = "examples" in used and bool(examples)
-        media = Media((*front.images, *media.images), (*front.audio, *media.audio))
+        media = Media(tuple(front.images), tuple(front.audio)) + media
         inputs = {
             name: line
             for name, line in used.items()
@@ -332,12 +332,11 @@ class Prompt:
         messages = self._messages(fields, draw, params)
         if not self.media.fields:
             return messages
+        last = max(i for i, message in enumerate(messages) if message["role"] == "user")
         try:
-            parts = self.media.parts(fields)
+            content = self.media.before(messages[last]["content"], fields)
         except Unrenderable as error:
             raise self._unrenderable(str(error)) from error
-        last = max(i for i, message in enumerate(messages) if message["role"] == "user")
-        content = [*parts, {"type": "text", "text": messages[last]["content"]}]
         messages[last] = {**messages[last], "content": content}
         return messages
 

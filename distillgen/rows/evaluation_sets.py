@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from distillgen.errors import ConfigError
 from distillgen.project import read_text
 from distillgen.record import META, SPLIT, is_reference
 from distillgen.rows.jsonl import read_rows
+from distillgen.rows.media import referred
 
 ROWS = (".jsonl", ".ndjson", ".json")
 
 
-def items(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield every item with its line: a row of JSON Lines, or a line of text as the field `text`."""
+def items(
+    path: Path, media: Mapping[str, str] = MappingProxyType({}), root: Path | None = None
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield every item with its line: a row of JSON Lines, or a line of text as the field `text`.
+
+    The fields in `media` refer to the files that they name, in the project `root`; one that names no such
+    file keeps its value.
+    """
     if not any(ending.lower() in ROWS for ending in path.suffixes[-2:]):
         yield from (
             (line, {"text": text}) for line, text in enumerate(read_text(path).split("\n"), 1) if text.strip()
@@ -24,7 +33,11 @@ def items(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for line, row in read_rows(path):
         if isinstance(row, str):
             raise ConfigError(f"contamination: {row}", path=path, line=line)
-        yield line, row
+        references = dict[str, Any]()
+        for name in media.keys() & row.keys():
+            with suppress(ValueError):
+                references[name] = referred(row[name], media[name], path.parent, root or path.parent)
+        yield line, row | references
 
 
 def texts(value: Any) -> Iterator[str]:

@@ -54,6 +54,10 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(//|[a-z]+/)")  # with that of a
 _STREAMED = (0, 0xFFFFFFFF)  # sizes in a RIFF file of a program that did not know the size
 
 
+UNUSABLE = "unusable_file"
+"""The name, in the place of a filter's, under which a row with such a picture or sound leaves."""
+
+
 class FileFault(str):
     """The reason why a picture or sound of a row cannot be used. The row is dropped; `check` accepts it."""
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from distillgen.record import is_asked, text_of
+from distillgen.record import is_asked, is_reference, text_of
 from distillgen.rows.arrays import numbers_in
 from distillgen.rows.evaluation_sets import texts
 from distillgen.text.ngrams import ngram_hashes
@@ -94,8 +94,15 @@ class OverlapIndex:
         """Yield the normalised values of each list of question fields that the item has."""
         for names in self._question_fields:
             if all(name in fields for name in names):
-                values = (tuple(words(text_of(fields[name]))) or text_of(fields[name]) for name in names)
-                yield (*names, *values)
+                yield (*names, *(_normal(fields[name]) for name in names))
+
+
+def _normal(value: Any) -> Any:
+    """Return the words of a value, or its text if it has none; of references, what tells files apart."""
+    references = value if isinstance(value, list) else [value]
+    if references and all(map(is_reference, references)):
+        return tuple((one["sha256"], one.get("column"), one.get("index")) for one in references)
+    return tuple(words(text := text_of(value))) or text
 
 
 def _arrays(fields: Mapping[str, Any]) -> Iterator[str]:

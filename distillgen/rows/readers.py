@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean
@@ -36,6 +37,7 @@ log = logging.getLogger("distillgen")
 CONVERSIONS = 8  # documents that are converted at a time, if there are so many cores
 NAMES = 5  # files that the log names among those that are not read
 BATCH = 256  # rows of a Parquet file that are decoded together
+NO_FILES: Mapping[str, str] = MappingProxyType({})
 
 
 def origin(data: str) -> dict[str, str]:
@@ -123,12 +125,12 @@ def selected(row: dict[str, Any], fields: Mapping[str, str] | None) -> Row:
     return row
 
 
-def contents(path: str, project: Project) -> Iterator[dict[str, Any]]:
-    """Yield the fields of each row of a file or folder, without `meta`. Raise ConfigError for an unreadable
-    row.
+def contents(path: str, project: Project, media: Mapping[str, str] = NO_FILES) -> Iterator[dict[str, Any]]:
+    """Yield the fields of each row of a file or folder, without `meta`, and with references to the files that
+    the fields in `media` name. Raise ConfigError for an unreadable row.
     """
     place = str(public(path, project.root))
-    for inside, row, _ in rows_of(project.file(path), Reading(root=project.root)):
+    for inside, row, _ in rows_of(project.file(path), Reading(root=project.root, media=media)):
         if isinstance(row, dict) and META in row:
             row = selected(row, None)
         if isinstance(row, str):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -19,8 +19,10 @@ from distillgen.flow.whole_set import Spool
 from distillgen.privacy import public
 from distillgen.project import Project
 from distillgen.record import META, SPLIT, Record, ScriptName, digest, dumps
+from distillgen.rows.media import UNUSABLE, FileFault
+from distillgen.rows.named_files import NAMED_FILES, NamedFiles
 from distillgen.rows.overlap import OverlapIndex
-from distillgen.rows.readers import count, rows_of, selected
+from distillgen.rows.readers import count, rows_of, selected, with_references
 from distillgen.rows.reading import Reading, Rows
 from distillgen.rows.scripts import check_script, script_files, script_rows
 
@@ -30,7 +32,7 @@ CHECKED_ROWS = 200  # rows that the check reads
 ADDED = Measure("rows added")
 
 
-class Add(Stage):
+class Add(Stage, NamedFiles):
     """Put rows of another file before the records, for a training on a mixture.
 
     An added row has the fields of the records; a field that it lacks is null. Its `split` is train, so that
@@ -43,6 +45,7 @@ class Add(Stage):
 
     kind = "add"
     scope = "set"
+    optional: ClassVar[frozenset[str]] = Stage.optional | NAMED_FILES
     remakes = True
     reads = "the rows of `path` or of `script`"
     writes = "the field `origin`; `split` of the added rows; a record for each added row"
@@ -107,12 +110,14 @@ class Add(Stage):
             reading = Reading(root=context.project.root)
             check_script(self.script, self.arguments or {}, context.seed, context.project, reading)
         rows = list(islice(self.rows(context.project, context.seed), CHECKED_ROWS))
+        usable = any(isinstance(row, dict) for _, row in rows)
         for place, row in rows:
-            if isinstance(row, str):
+            if isinstance(row, str) and not (usable and isinstance(row, FileFault)):
                 raise ConfigError(f"{place}: {row}")
         if not rows:
             raise ConfigError(f"'{self.rows_from}' has no rows to add")
-        names = {name for _, row in rows for name in row}
+        names = {name for _, row in rows if isinstance(row, dict) for name in row}
+        self.check_named(names)
         if not names & (context.fields - {SPLIT}):
             near = did_you_mean(min(names), context.fields)
             message = (
@@ -134,9 +139,12 @@ class Add(Stage):
             yield folder + inside, row
 
     def _read(self, project: Project, seed: int) -> Rows:
-        reading = Reading(root=project.root)
+        names = self.fields or {}
+        media = {names.get(name, name): kind for name, kind in self.media.items()}
+        reading = Reading(root=project.root, media=media)
         if self.script:
-            return script_rows(self.script, self.arguments or {}, seed, project, reading)
+            rows = script_rows(self.script, self.arguments or {}, seed, project, reading)
+            return with_references(rows, project.root, reading)
         return rows_of(project.file(self.rows_from), reading)
 
     def count(self, project: Project, seed: int) -> int:
@@ -213,7 +221,8 @@ class BoundAdd(BoundStage):
         for place, row in self.stage.rows(project, seed):
             if isinstance(row, str):
                 unreadable = Record(digest([self.name, place, row]), {}, source=place)
-                yield unreadable.drop(self.name, "unreadable", row)
+                why = UNUSABLE if isinstance(row, FileFault) else "unreadable"
+                yield unreadable.drop(self.name, why, row)
             elif amount is None or place in drawn_places:
                 record = self._record(place, row)
                 overlap = next((why for guard in guards if (why := guard.find(record.fields))), "")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -15,9 +15,12 @@ from distillgen.flow.stage import CheckContext, Chunks, Estimate, Job, Stage
 from distillgen.project import Project
 from distillgen.record import META, Record, digest, dumps
 from distillgen.rows.jsonl import read_rows
+from distillgen.rows.named_files import NAMED_FILES, NamedFiles
+from distillgen.rows.readers import with_references
+from distillgen.rows.reading import Reading, Row
 
 
-class Cross(Stage):
+class Cross(Stage, NamedFiles):
     """Make one record for each pair of a record and a row, with the fields of both.
 
     The records of one source record follow each other in the order of the rows.
@@ -25,6 +28,7 @@ class Cross(Stage):
 
     kind = "cross"
     scope = "row"
+    optional: ClassVar[frozenset[str]] = Stage.optional | NAMED_FILES
     remakes = True
     reads = "the rows in `rows`"
     writes = "the fields of the rows; one record for each pair of a record and a row"
@@ -34,13 +38,20 @@ class Cross(Stage):
     )
 
     def read(self, project: Project) -> list[dict[str, Any]]:
-        """Return the rows. Raise ConfigError for a file without rows, or with a malformed one."""
-        if isinstance(self.rows, list):
-            return self.rows
-        path, rows = project.file(self.rows), []
-        for line, row in read_rows(path):
+        """Return the rows, with references to the files that they name. Raise ConfigError for a file without
+        rows, with a malformed one, or with one whose picture or sound cannot be used.
+        """
+        path = project.file(self.rows) if isinstance(self.rows, str) else None
+        numbered: Iterable[tuple[int, Row]] = enumerate(self.rows, 1) if path is None else read_rows(path)
+        folder, reading = path.parent if path else project.root, Reading(root=project.root, media=self.media)
+        rows = []
+        for line, row, _ in with_references(
+            ((str(line), row, "") for line, row in numbered), folder, reading
+        ):
             if isinstance(row, str):
-                raise ConfigError(row, path=path, line=line)
+                raise ConfigError(
+                    row if path else f"row {line}: {row}", path=path, line=int(line) if path else None
+                )
             rows.append(row)
         if not rows:
             raise ConfigError(f"'{self.rows}' has no rows")
@@ -61,6 +72,7 @@ class Cross(Stage):
                 raise ConfigError(
                     f"'rows' give the field '{name}', which the records have; give it another name"
                 )
+        self.check_named(first)
         if len({dumps(row) for row in rows}) < len(rows):
             raise ConfigError("'rows' has two equal rows; remove one")
         return context.fields | first.keys()

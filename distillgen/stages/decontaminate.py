@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -18,12 +19,13 @@ from distillgen.flow.whole_set import Spool
 from distillgen.project import Project
 from distillgen.record import SPLIT, TEST, TRAIN, VALIDATION, Record
 from distillgen.rows.evaluation_sets import items
+from distillgen.rows.named_files import NAMED_FILES, NamedFiles
 from distillgen.rows.overlap import GRAM, SHORTEST, OverlapIndex
 
 REPEATING = "training records that repeat an item about them"
 
 
-class Decontaminate(Stage):
+class Decontaminate(Stage, NamedFiles):
     """Drop records that repeat a held-out record of this run, or an item of an evaluation set.
 
     A record repeats an item if any of their texts share `n` consecutive words, without regard to case and
@@ -38,6 +40,7 @@ class Decontaminate(Stage):
 
     kind = "decontaminate"
     scope = "set"
+    optional: ClassVar[frozenset[str]] = Stage.optional | NAMED_FILES
     reads = (
         "all texts of a record, the held-out records, the files in `against`, and the fields in `questions`"
     )
@@ -80,7 +83,7 @@ class Decontaminate(Stage):
         """Return the items of some files; more may be added."""
         index = OverlapIndex(self.n, self.questions)
         for name in names:
-            for line, item in items(project.file(name)):
+            for line, item in items(project.file(name), self.media, project.root):
                 index.add(f"{name}:{line}", item)
         return index
 

@@ -42,10 +42,13 @@ from distillgen.inference.request import Completion, Request
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.teacher import Teacher
 from distillgen.project import Project
-from distillgen.prompting.media import Media
+from distillgen.prompting.media import NO_MEDIA, Media
 from distillgen.prompting.prompt import Prompt
 from distillgen.record import META, SCORES, SPLIT, TEST, Record, Unrenderable, digest, dumps, text_of
 from distillgen.rows.jsonl import read_rows
+from distillgen.rows.media import UNUSABLE
+from distillgen.rows.readers import with_references
+from distillgen.rows.reading import Reading
 from distillgen.stages._answered import GOLD, Answered, Choice, compared
 
 log = logging.getLogger("distillgen")
@@ -105,7 +108,7 @@ class Evaluate(Stage, Sampling):
     images: list[str] = Field(
         [],
         description="fields with pictures, each one or a list, which the question shows besides those that "
-        "the prompt names",
+        "the prompt names; rows of `data` may name them by their paths, as seen from the file or the project",
     )
     audio: list[str] = Field([], description="fields with sounds, in the same way")
     by: str | None = Field(
@@ -176,14 +179,16 @@ class Evaluate(Stage, Sampling):
 
     def evaluation_set(self, project: Project) -> EvaluationSet:
         """Return the file of items and the fields in the question."""
-        question = sorted(self.load_prompt(project).inputs.keys() - {SCORES})
-        return EvaluationSet(self.data, question, about_training=self.about is not None)
+        prompt = self.load_prompt(project)
+        question = sorted(prompt.inputs.keys() - {SCORES})
+        return EvaluationSet(self.data, question, self.about is not None, prompt.media)
 
     def bind(self, context: CheckContext) -> BoundEvaluate:
         """Load the question and the metrics; raise ConfigError if they do not fit the models or items."""
         project, fields = context.project, context.fields
+        scores = ["score"] if self.options or self.perplexity else []
         for name in self.asked:
-            context.able(name, *(["score"] if self.options or self.perplexity else []))
+            context.able(name, *scores)
         if self.data:
             rows = list(islice(self.read(project), CHUNK))
             if not rows:
@@ -203,7 +208,8 @@ class Evaluate(Stage, Sampling):
             sampling = self.sampling(context.models[name].sampling_options(), prompt)
             needs = ["logprobs"] if sampling.get("logprobs") is not None else []
             needs += prompt.media.capabilities
-            if "ece" in self.figures and not (needs or self.options):
+            needs += ["picture_score"] if scores and prompt.media.fields else []
+            if "ece" in self.figures and not ("logprobs" in needs or self.options):
                 raise ConfigError(
                     f"figures: ece needs the probabilities of the answers of '{name}'; give logprobs: 5, or "
                     "'options', the field with the options of a question"
@@ -213,8 +219,8 @@ class Evaluate(Stage, Sampling):
         for name in prompt.needed - self.params.keys() - {SCORES}:
             of_items.need(name, subject)
         if SCORES in prompt.inputs.keys() - self.params.keys():  # the rows of a file have no scores
-            scores = frozenset[str]() if self.data else context.scores
-            replace(of_items, scores=scores).need_scores(prompt.scores, subject)
+            of_records = frozenset[str]() if self.data else context.scores
+            replace(of_items, scores=of_records).need_scores(prompt.scores, subject)
         for option in ("gold", "options", "by"):
             if name := getattr(self, option):
                 of_items.need(name, f"'{option}'")
@@ -234,7 +240,14 @@ class Evaluate(Stage, Sampling):
             files |= metric.files
         judges = [name for metric in metrics.values() for name in metric.models]
         models = list(dict.fromkeys([*self.asked, *judges]))
-        return BoundEvaluate(self, context, context.fields, models, files, prompt=prompt, metrics=metrics)
+        media = sum((metric.media() for metric in metrics.values()), prompt.media)
+        first = list(islice(self.read(project, media), CHUNK)) if self.data and media.fields else []
+        reasons = [f"{item.source}: {item.dropped.reason}" for item in first if item.dropped]
+        if first and len(reasons) == len(first):
+            raise ConfigError(reasons[0])
+        return BoundEvaluate(
+            self, context, context.fields, models, files, prompt=prompt, metrics=metrics, item_media=media
+        )
 
     def _metric(self, entry: Entry, project: Project) -> Stage:
         """Return a stage `filter` of this metric alone, so that each metric sees every answer."""
@@ -245,15 +258,21 @@ class Evaluate(Stage, Sampling):
         """Return the sampling options. The stage's override the model's, which override the prompt's."""
         return {**prompt.front.sampling.sampling_options(), **model, **self.sampling_options()}
 
-    def read(self, project: Project) -> Iterator[Record]:
-        """Yield the items of `data`; raise ConfigError for a bad row."""
+    def read(self, project: Project, media: Media = NO_MEDIA) -> Iterator[Record]:
+        """Yield the items of `data`, with references to the files that the fields of `media` name. An item
+        whose picture or sound cannot be used is dropped. Raise ConfigError for a bad row.
+        """
         path = project.file(str(self.data))
+        reading = Reading(root=project.root, media=media.kinds)
         for line, row in read_rows(path):
             if isinstance(row, str):
                 raise ConfigError(f"evaluate: {row}", path=path, line=line)
-            yield Record.read(
-                {name: value for name, value in row.items() if name != META}, f"{self.data}:{line}"
-            )
+            row, place = {name: value for name, value in row.items() if name != META}, f"{self.data}:{line}"
+            ((_, item, _),) = with_references(iter([(place, row, "")]), path.parent, reading)
+            if isinstance(item, str):
+                yield Record.read(row, place).drop(self.name, UNUSABLE, item)
+            else:
+                yield Record.read(item, place)
 
 
 @dataclass(frozen=True)
@@ -264,6 +283,8 @@ class BoundEvaluate(BoundStage):
     prompt: Prompt = field(kw_only=True)
     metrics: Mapping[str, BoundStage] = field(kw_only=True)
     """For each metric its filter as a stage, by the filter's label."""
+    item_media: Media = field(kw_only=True)
+    """The fields whose pictures and sounds the question and the metrics show."""
 
     def uses_seed(self) -> bool:
         """Return whether it sends a seed, or a metric depends on the pipeline's."""
@@ -276,7 +297,7 @@ class BoundEvaluate(BoundStage):
         """
         prompt, rows = self.prompt, before.rows
         if self.stage.data:
-            items = list(self.stage.read(self.context.project))
+            items = [item for item in self._items() if not item.dropped]
             samples, rows = items[:200], len(items)
 
         def asks(record: Record) -> list[Ask]:
@@ -297,7 +318,7 @@ class BoundEvaluate(BoundStage):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Yield all records, so that an earlier stage can train the student; then ask the models."""
-        items = self._chosen(self.stage.read(job.context.project)) if self.stage.data else []
+        items = self._chosen(self._items()) if self.stage.data else []
         async for chunk in chunks:
             if not self.stage.data:
                 items += self._chosen(
@@ -314,6 +335,10 @@ class BoundEvaluate(BoundStage):
                 for item in items
             ]
         await self._evaluate(items, job)
+
+    def _items(self) -> Iterator[Record]:
+        """Yield the items of `data`."""
+        return self.stage.read(self.context.project, self.item_media)
 
     def _chosen(self, items: Iterable[Record]) -> list[Record]:
         """Return the items for which `where` holds."""
@@ -332,7 +357,7 @@ class BoundEvaluate(BoundStage):
         counted.
         """
         asking = _Asking(self.stage, self.prompt, job)
-        reasons = [asking.why_not(item) for item in items]
+        reasons = [item.dropped.reason if item.dropped else asking.why_not(item) for item in items]
         left_out = Counter(filter(None, reasons))
         for item, why in zip(items, reasons, strict=True):
             if why:

@@ -42,6 +42,7 @@ from distillgen.inference.teacher import Teacher
 from distillgen.located_yaml import Places, validate
 from distillgen.plugins import Plugin, filter_factory, find
 from distillgen.project import Project, code_sha256, imported, user_error
+from distillgen.prompting.media import NO_MEDIA, Media
 from distillgen.prompting.output_form import Unparsable
 from distillgen.record import (
     FieldName,
@@ -274,6 +275,10 @@ class BoundFilterStage(BoundStage):
         return super().uses_seed() or any(
             "seed" in loaded.options or loaded.foreign for loaded in self.filters
         )
+
+    def media(self) -> Media:
+        """Return the fields whose pictures and sounds the filters' requests show."""
+        return sum((loaded.filter.media for loaded in self.filters), NO_MEDIA)
 
     def score_labels(self) -> dict[str, tuple[str, str]]:
         """Return the labels of its filters."""

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -20,6 +20,7 @@ from distillgen.flow.whole_set import Spool, embedded
 from distillgen.local_models.embedder import check as check_embedder
 from distillgen.project import Project
 from distillgen.record import META, Record, Unrenderable, digest, dumps, item_of, text_of
+from distillgen.rows.named_files import NAMED_FILES, NamedFiles
 from distillgen.rows.readers import contents
 from distillgen.stages._memory import (
     Eligibility,
@@ -42,7 +43,7 @@ Row: TypeAlias = dict[str, Any]
 Find: TypeAlias = Callable[[Sequence[Record]], Awaitable[list[list[Row]]]]
 
 
-class Retrieve(Stage):
+class Retrieve(Stage, NamedFiles):
     """Put `k` entries of a memory into a field: the nearest, those with the same words, or random ones.
 
     The memory is a file or folder; with `from: here`, the records that reach the stage, but for held-out
@@ -57,6 +58,7 @@ class Retrieve(Stage):
 
     kind = "retrieve"
     scope = "row"
+    optional: ClassVar[frozenset[str]] = Stage.optional | NAMED_FILES
     reads = "the field `query`, or the names of nodes in it; the file, folder or records `from`"
     writes = "the field `into`"
 
@@ -81,7 +83,11 @@ class Retrieve(Stage):
         description="the two fields with the nodes of an edge, instead of key",
     )
     into: str = Field("retrieved", description="field that receives the entries, the best first")
-    keep: list[str] | None = Field(None, description="fields of an entry to bring; default: all")
+    keep: list[str] | str | None = Field(
+        None,
+        description="fields of an entry to bring; a name alone: the field whose value is brought in the "
+        "entry's place, such as its picture; default: all",
+    )
     k: int = Field(1, ge=1, description="largest number of entries")
     others: bool = Field(False, description="leave out entries about the same source item as the record")
     within: str | None = Field(None, description="field that is equal in the record and the entry")
@@ -111,6 +117,11 @@ class Retrieve(Stage):
         if self.into == META:
             raise ValueError(f"the field '{META}' is distillgen's own")
         options = self.model_fields_set
+        for name in self.media:
+            if self.memory in (None, HERE):
+                raise ValueError(f"'{name}': records have references already; only a file's rows name files")
+            if name in self.entry_fields:
+                raise ValueError(f"'{name}' names pictures or sounds, and entries are found by their texts")
         if self.by == "random":
             if useless := sorted({"query", "key", "path"} & options):
                 raise ValueError(f"'{useless[0]}' has no use with 'by: random'")
@@ -133,6 +144,11 @@ class Retrieve(Stage):
         """The fields that an entry needs."""
         return self.path or [*filter(None, [self.key])]
 
+    @property
+    def kept(self) -> list[str] | None:
+        """The fields of an entry that are brought; None for all."""
+        return [self.keep] if isinstance(self.keep, str) else self.keep
+
     def files(self, project: Project) -> dict[str, Path]:
         """Return the file or folder of the memory, if there is one."""
         return {self.memory: project.file(self.memory)} if self.memory and self.memory != HERE else {}
@@ -148,6 +164,8 @@ class Retrieve(Stage):
         place = f" in {self.memory}" if self.memory else ""
         for name in self.entry_fields if self.memory else ():
             entry_context.need(name, f"'{'path' if self.path else 'key'}'{place}")
+        if isinstance(self.keep, str) and self.memory:
+            entry_context.need(self.keep, f"'keep'{place}")
         for option, value_field in (("within", self.within), ("across", self.across)):
             if value_field:
                 context.need(value_field, f"'{option}'")
@@ -180,14 +198,15 @@ class Retrieve(Stage):
         if self.memory in (None, HERE):
             return context, 0
         names, longest = set[str](), 0
-        for fields in contents(str(self.memory), context.project):
+        for fields in contents(str(self.memory), context.project, self.media):
             names |= fields.keys()
             longest = max(longest, len(dumps(self.row(fields))))
+        self.check_named(names)
         return replace(context, fields=frozenset(names)), longest
 
     def row(self, fields: Mapping[str, Any]) -> Row:
         """Return the fields of an entry that a record receives."""
-        return {name: fields[name] for name in self.keep or fields if name in fields}
+        return {name: fields[name] for name in self.kept or fields if name in fields}
 
     def _controls(self, other: Retrieve) -> None:
         """Raise ConfigError if this control differs from the stage `other` in an option besides `shuffle`."""
@@ -228,8 +247,8 @@ class BoundRetrieve(BoundStage):
         part = len(dumps({name: -0.1234 for name in SCORES.values()})) + 1
         if self.files:
             part += self.longest
-        elif stage.memory == HERE and stage.keep and before.made_bytes is not None:
-            for name in stage.keep:
+        elif stage.memory == HERE and stage.kept and before.made_bytes is not None:
+            for name in stage.kept:
                 longest = max((len(dumps(sample.fields.get(name))) for sample in samples), default=0)
                 part += len(dumps(name)) + 2 + max(before.made_bytes, longest)
         else:
@@ -255,7 +274,10 @@ class BoundRetrieve(BoundStage):
                 yield await self._with_entries(chunk, find)
 
     async def _with_entries(self, chunk: Chunk, find: Find) -> Chunk:
-        results = iter(await find([record for record in chunk if not record.dropped]))
+        found_rows = await find([record for record in chunk if not record.dropped])
+        results, keep = iter(found_rows), self.stage.keep
+        if isinstance(keep, str):
+            results = ([row[keep] for row in rows] for rows in found_rows)
         return [
             r if r.dropped else replace(r, fields={**r.fields, self.stage.into: next(results)}) for r in chunk
         ]
@@ -272,14 +294,16 @@ class BoundRetrieve(BoundStage):
             for record in chain.from_iterable(map(kept_of, job.context.earlier)):
                 yield from self._entry(record)
         else:
-            for fields in contents(self.stage.memory, job.context.project):
+            for fields in contents(self.stage.memory, job.context.project, self.stage.media):
                 yield from self._entry(Record("", fields, item=item_of(fields)))
 
     def _entry(self, record: Record) -> Iterator[Entry]:
         """Yield the entry of a record, unless it lacks a field or the condition leaves it out."""
+        keep = self.stage.keep
         try:
             if self.condition is None or self.condition.holds(record):
-                if all(name in record.fields for name in self.stage.entry_fields):
+                needed = [*self.stage.entry_fields, *([keep] if isinstance(keep, str) else ())]
+                if all(name in record.fields for name in needed):
                     yield Entry(record.fields, record.item)
         except Unrenderable:
             return

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distillgen.flow.asking import Answers, Question, answer_of, ask_each, likelihood
 from distillgen.flow.bounds import Ask, bounds
@@ -13,6 +13,7 @@ from distillgen.flow.stage import CheckContext, Chunk, Chunks, Estimate, Job, St
 from distillgen.inference.logprobs import MOST_ALTERNATIVES
 from distillgen.inference.request import Request
 from distillgen.project import Project
+from distillgen.prompting.media import Media
 from distillgen.record import Record
 
 
@@ -27,7 +28,8 @@ class Score(Stage):
     kind = "score"
     scope = "row"
     asks_text = False
-    reads = "the fields in `context` and `target`"
+    optional: ClassVar[frozenset[str]] = Stage.optional | {"images"}
+    reads = "the fields in `context` and `target`, and those of `images`"
     writes = "the scores `<name>.logprob` and `<name>.mean_logprob`"
 
     model: str = Field(description="name of one of the pipeline's models that can score a given text")
@@ -35,9 +37,25 @@ class Score(Stage):
         description='template of the text before the target, such as a question; "" for none'
     )
     target: str = Field(description="template of the text to score")
+    images: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="fields with pictures, each one or a list, which the model sees before the context",
+    )
     logprobs: int = Field(
         0, ge=0, le=MOST_ALTERNATIVES, description="number of likeliest alternatives to record for each token"
     )
+
+    @model_validator(mode="after")
+    def _seen_in_a_turn(self) -> Score:
+        if self.images and not self.context:
+            raise ValueError("'images' are seen in the turn of the context: give 'context' a text")
+        return self
+
+    @property
+    def media(self) -> Media:
+        """The fields whose pictures the model sees."""
+        return Media(images=tuple(self.images or ()))
 
     def scores(self) -> list[str]:
         """Return the names of both scores."""
@@ -50,7 +68,10 @@ class Score(Stage):
     def check(self, context: CheckContext) -> frozenset[str]:
         """Raise ConfigError if the model cannot score texts, or a field is missing."""
         needs = ["score"] if self.context else ["score", "first_token"]
+        needs += [*self.media.capabilities, "picture_score"] if self.images else []
         context.able(self.model, *needs, logprobs=self.logprobs)
+        for name in self.images or ():
+            context.need(name, "'images'")
         for name in ("context", "target"):
             Text(getattr(self, name)).check(context, f"'{name}'")
         return context.fields
@@ -61,22 +82,24 @@ class Score(Stage):
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """Return bounds: one request a row, which reads both texts and writes one token."""
-        both = Text(self.context + self.target)
-        return bounds(
-            before,
-            samples,
-            context,
-            lambda record: [Ask(self.model, both.size(record), 1, text=self.asks_text)],
-        )
+        both, media = Text(self.context + self.target), self.media
+
+        def asks(record: Record) -> list[Ask]:
+            parts = media.parts(record.fields)
+            return [Ask(self.model, both.size(record), 1, text=self.asks_text, parts=parts)]
+
+        return bounds(before, samples, context, asks)
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record."""
         teacher, context, target = job.services.teachers[self.model], Text(self.context), Text(self.target)
+        media = self.media
 
         def questions(record: Record) -> list[Question]:
             message_fields: dict[str, Any] = {"prompt": ""}
             if self.context:
-                message_fields = teacher.message_fields([{"role": "user", "content": context.say(record)}])
+                content = media.before(context.say(record), record.fields)
+                message_fields = teacher.message_fields([{"role": "user", "content": content}])
             sampling = {"logprobs": self.logprobs}
             request = Request(teacher.model, sampling=sampling, target=target.say(record), **message_fields)
             return [(teacher, request, 1, None)]

@@ -31,7 +31,8 @@ from distillgen.record import (
 from distillgen.rows.cut import Cut, Cutter
 from distillgen.rows.documents import Convert, Unconverted
 from distillgen.rows.edges import Edges
-from distillgen.rows.media import AUDIO, IMAGE, FileFault
+from distillgen.rows.media import UNUSABLE, FileFault
+from distillgen.rows.named_files import NAMED_FILES, NamedFiles
 from distillgen.rows.patterns import matches, place_of
 from distillgen.rows.readers import NAMES, READERS, count, dataset_rows, rows_of, selected, with_references
 from distillgen.rows.reading import Reading, Rows
@@ -43,19 +44,18 @@ from distillgen.user_files import inner_files
 SAMPLES = 200  # rows from which a plan estimates sizes
 COUNTED = 1_000_000  # rows of a script that a plan counts
 UNCONVERTED = "unconverted"  # the reason's name of a document that gave no text; check accepts it
-UNUSABLE = "unusable_file"  # that of a row whose picture or sound cannot be used; check accepts it, too
 NODE = "node"  # the field with the id of a row, unless the option names another
 CUTS = ("chunk_words", "chunk")  # options that cut texts
 CHECKED_ROWS = 1000  # rows that the check reads; a later bad row is dropped
 
 
-class Source(Stage):
+class Source(Stage, NamedFiles):
     """Read rows from a file, a folder, a Hugging Face data set or a function; or draw random rows."""
 
     kind = "source"
     scope = "row"
     conditional = False
-    optional: ClassVar[frozenset[str]] = Stage.optional | {"images", "audio", "shard"}
+    optional: ClassVar[frozenset[str]] = Stage.optional | NAMED_FILES | {"shard"}
     reads = "a file, a folder, a data set or a script; nothing, or files of values, with `draw`"
     writes = (
         "the fields of the rows, or the new names in `fields`; for a text `text`, `title`, `file` and "
@@ -94,16 +94,6 @@ class Source(Stage):
     )
     fields: dict[str, str] | None = Field(
         None, description="fields to keep, as new name: name in the source; default: all"
-    )
-    images: list[str] | None = Field(
-        None,
-        min_length=1,
-        description="fields that name pictures (PNG, JPEG, WebP or GIF) by their paths, as seen from the "
-        "file of the rows or from the project: one path, or a list. The field becomes a reference to the "
-        "file",
-    )
-    audio: list[str] | None = Field(
-        None, min_length=1, description="fields that name sounds (WAV, MP3 or FLAC) in the same way"
     )
     lineage: bool = Field(
         False,
@@ -176,9 +166,7 @@ class Source(Stage):
             raise ValueError("'node' names the ids that edges lead to; it has no use without 'edges'")
         if self.edges and (self.lineage or self.draw):
             raise ValueError("'edges' joins rows that are read; it has no use with 'draw' or 'lineage'")
-        if twice := {*(self.images or ())} & {*(self.audio or ())}:
-            raise ValueError(f"'{min(twice)}' is in 'images' and in 'audio'")
-        media = ("images", "audio")
+        media = sorted(NAMED_FILES)
         for option in ("config", "format", "fields", "lineage", *media, *CUTS) if self.draw else ():
             if getattr(self, option):
                 raise ValueError(f"'{option}' is for rows that are read; it has no use with 'draw'")
@@ -215,11 +203,6 @@ class Source(Stage):
             self.shards == 1
             or int(digest(["shard", record.item or record.id], 8), 16) % self.shards == self.shard_number
         )
-
-    @property
-    def media(self) -> dict[str, str]:
-        """The kind of file that each field names: `image` or `audio`."""
-        return dict.fromkeys(self.images or (), IMAGE) | dict.fromkeys(self.audio or (), AUDIO)
 
     @property
     def origin(self) -> str:
@@ -267,11 +250,11 @@ class Source(Stage):
         if not first:
             raise ConfigError(f"the source '{self.origin}' has no rows{self._unread(context.project)}")
         fields = frozenset(name for record in first for name in record.fields)
-        for option, names in (("images", self.images), ("audio", self.audio), ("item", self.item)):
-            for name in names or ():
-                if name not in fields:
-                    mistake = f"'{option}' names the field '{name}', which no row has"
-                    raise ConfigError(f"{mistake}{did_you_mean(name, fields)}")
+        self.check_named(fields)
+        for name in self.item or ():
+            if name not in fields:
+                mistake = f"'item' names the field '{name}', which no row has"
+                raise ConfigError(f"{mistake}{did_you_mean(name, fields)}")
         if self.validation and self.held_out is None and SPLIT not in fields:
             raise ConfigError(
                 f"'validation' takes rows whose '{SPLIT}' is train, and no row has one: give held_out, too"

@@ -23,6 +23,11 @@ class SeeingSpec(Spec):
         "be fetched from the Hub may",
     )
 
+    @property
+    def sight(self) -> frozenset[str]:
+        """What it can do with pictures."""
+        return frozenset() if self.images is False else frozenset({"images", "picture_score"})
+
     def with_files(self, root: Path) -> Self:
         """Return the entry, which knows whether the files in its folder see."""
         folder = model_path(self.model, root)

@@ -92,8 +92,17 @@ class ScriptedSpec(Spec):
         """All that a script can return."""
         return frozenset(
             {
-                *("json_schema", "tools", "logprobs", "score", "first_token", "embeddings"),
-                *("user_turn", "constraints", "pruned_constraints", "images", "audio"),
+                *(
+                    "json_schema",
+                    "tools",
+                    "logprobs",
+                    "score",
+                    "first_token",
+                    "embeddings",
+                    "images",
+                    "audio",
+                ),
+                *("user_turn", "constraints", "pruned_constraints", "picture_score"),
             }
         )
 

@@ -60,7 +60,7 @@ class TransformersSpec(SeeingSpec):
     def capabilities(self) -> frozenset[str]:
         """What the model gives besides text."""
         texts = self.api == "completions" or self.demonstrations
-        of_chat = {"user_turn", *(["images"] if self.images is not False else [])}
+        of_chat = {"user_turn", *self.sight}
         return frozenset(
             {"n", "logprobs", "score", "first_token", "constraints", "pruned_constraints"}
             | (set() if texts else of_chat)

@@ -91,7 +91,7 @@ class VLLMSpec(SeeingSpec):
     @property
     def capabilities(self) -> frozenset[str]:
         """The capabilities of the engine."""
-        of_chat = {"user_turn", *(["images"] if self.images is not False else [])}
+        of_chat = {"user_turn", *self.sight}
         return frozenset({"n", "logprobs", "json_schema", "grammar", "score", "first_token"}) | (
             of_chat if self.api != "completions" else set()
         )

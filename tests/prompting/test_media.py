@@ -29,7 +29,9 @@ def test_they_stand_before_the_text_of_the_last_turn_of_the_user_pictures_first(
     ]
     with pytest.raises(Unrenderable, match="'clip' holds no sound"):
         prompt.render({**FIELDS, "clip": None})
-    with pytest.raises(Unrenderable, match="'picture' holds no picture; name it in `images` of the source"):
+    with pytest.raises(
+        Unrenderable, match="'picture' holds no picture; name it in `images` of the stage that reads it"
+    ):
         prompt.render({**FIELDS, "picture": "a.png"})
 
 

@@ -5,6 +5,7 @@ import pytest
 import distillgen
 from distillgen.errors import ConfigError
 from distillgen.inference.request import Completion
+from tests.pictures import colour_of, folder_of
 
 SERVER = {"provider": "openai", "server": "vllm", "model": "m", "base_url": "http://127.0.0.1:9"}
 
@@ -48,3 +49,49 @@ def test_a_server_that_scores_no_first_token_is_refused(project):
     distillgen.load(pipeline("say", **SERVER))
     with pytest.raises(ConfigError, match=r"'m' \(openai\) cannot do first_token; .*vllm or transformers"):
         distillgen.load(pipeline("", **SERVER))
+
+
+def test_a_text_is_scored_after_the_picture_of_its_row(project):
+    colours = [(1, 2, 3), (9, 9, 9)]
+    folder_of(project.path / "pictures", colours)
+    told = pipeline("What is it?")
+    told["stages"][0]["source"]["path"] = "pictures"
+    told["stages"][1]["score"] |= {"target": "{{ file }}", "images": ["image"]}
+
+    def answer(request, sample):
+        picture, text = request.messages[0]["content"]
+        assert text == {"type": "text", "text": "What is it?"}
+        return Completion(logprobs=[["x", -float(colour_of(picture["data"])[0]), []]])
+
+    run = distillgen.run(told, out="run", teachers={"m": answer})
+    assert [row["meta"]["scores"]["lm.logprob"] for row in run.corpus] == [-1.0, -9.0]
+    told["models"]["m"] |= {"price": {"input": 1000}, "image_tokens": 1000}
+    assert 2.0 <= distillgen.load(told).plan()[-1][1].max_cost_usd < 2.2
+
+
+def test_pictures_are_refused_without_a_turn_that_shows_them_or_a_model_that_scores_after_them(project):
+    folder_of(project.path / "pictures", [(1, 2, 3)])
+
+    def loaded(context="say", images=("image",), **model):
+        told = pipeline(context, **model)
+        told["stages"][0]["source"]["path"] = "pictures"
+        told["stages"][1]["score"] |= {"target": "{{ file }}", "images": [*images]}
+        return distillgen.load(told)
+
+    loaded()
+    with pytest.raises(ConfigError, match="seen in the turn of the context: give 'context' a text"):
+        loaded(context="")
+    with pytest.raises(ConfigError, match="'images' needs the field 'imag'"):
+        loaded(images=["imag"])
+    with pytest.raises(ConfigError, match=r"'m' \(openai\) cannot do picture_score; .*vllm or transformers"):
+        loaded(**SERVER)
+
+
+def test_evaluate_reads_likelihoods_after_pictures_of_no_server(project):
+    folder_of(project.path / "pictures", [(1, 2, 3)])
+    stage = {"models": ["m"], "template": "Which?", "gold": "file", "perplexity": True, "images": ["image"]}
+    stages = [{"source": {"path": "pictures"}}, {"evaluate": stage}]
+    with pytest.raises(ConfigError, match="cannot do picture_score"):
+        distillgen.load({"version": 1, "models": {"m": SERVER}, "stages": stages})
+    del stage["images"]
+    distillgen.load({"version": 1, "models": {"m": SERVER}, "stages": stages})
