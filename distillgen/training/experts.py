@@ -73,7 +73,6 @@ def _configuration(dense: Any, size: Experts) -> Any:
         experts["num_local_experts"] = experts.pop("num_experts")
     else:
         experts |= {"moe_intermediate_size": dense.intermediate_size, "norm_topk_prob": True}
-        experts |= {"decoder_sparse_step": 1, "mlp_only_layers": []}
     return AutoConfig.for_model(family, **shape, **experts)
 
 
