@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from distillgen.flow.stage import CheckContext, Estimate
 from distillgen.inference.parts import with_parts, without_file
 from distillgen.inference.spec import Spec
+from distillgen.prompting.filler import ONE, Filler, Parts, parts_of
 from distillgen.record import Record, Scores, Unrenderable, dumps
 
 
@@ -21,53 +22,37 @@ class AnyScore(Scores):
         return -1.2345678901234567e-300
 
 
-PARTS = 1_000  # the most parts of a list that a plan counts
-
-
-class Filler(str):
-    """A text in the place of a field that a stage makes, as long as the field can be.
-
-    A template that reads the parts of a list or mapping can be rendered with it: a part that it names is the
-    whole text, and a loop takes the text apart. One that calculates with a number can, too: the result is the
-    whole text, and a comparison with a number holds.
+def full_record(record: Record, context: CheckContext, before: Estimate) -> Record:
+    """Return a source row with all fields before a stage. A text that a stage writes is as long as can be,
+    and a field that it makes has as many pictures as can be.
     """
-
-    __slots__ = ()
-
-    def _itself(self, *operands: Any) -> Filler:
-        return self
-
-    __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _itself
-    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __neg__ = __abs__ = _itself
-    __round__ = _itself
-
-    def _holds(self, other: Any) -> bool:
-        return True
-
-    __lt__ = __le__ = __gt__ = __ge__ = _holds
-
-    def __getitem__(self, part: Any) -> Any:
-        return Filler(super().__getitem__(part)) if isinstance(part, slice) else self
-
-    def __add__(self, other: Any) -> Filler:
-        return Filler(super().__add__(other)) if isinstance(other, str) else self
-
-    def __iter__(self) -> Iterator[Filler]:
-        size = -(-len(self) // PARTS)
-        return (
-            Filler(super(Filler, self).__getitem__(slice(i, i + size))) for i in range(0, len(self), size)
-        )
-
-
-def full_record(record: Record, context: CheckContext, made_bytes: int | None) -> Record:
-    """Return a source row with all fields before a stage. A text that a stage writes is as long as can be."""
-    filler = Filler("x" * (made_bytes or 1))
+    size = before.made_bytes or 1
+    filler = Filler("x" * size)
     fields = {**dict.fromkeys(context.fields, filler), **record.fields}
     for name in context.output_names & record.fields.keys():
         text = record.fields[name]
         if isinstance(text, str) and len(text.encode("utf-8", "replace")) < len(filler):
             fields[name] = filler
+    for name, parts in before.parts.items():
+        value = fields.get(name)
+        if isinstance(value, Filler) or parts - parts_of(value):
+            fields[name] = longest(value, size, parts | parts_of(value))
     return replace(record, fields=fields, scores=AnyScore())
+
+
+def longest(value: Any, size: int, parts: Parts = ONE) -> Filler:
+    """Return a text in the place of a field's value, of this size or that of the value, whichever is more."""
+    text = value if isinstance(value, str) else dumps(value).decode()
+    return Filler(text + "x" * (size - len(text.encode("utf-8", "replace"))), parts)
+
+
+def most_parts(names: Iterable[str], before: Estimate, samples: Sequence[Record]) -> Parts:
+    """Return the most pictures and sounds that some fields of a record have together."""
+    chosen, most = [*names], Parts()
+    for record in samples or [Record("", {})]:
+        values = (parts_of(record.fields.get(name)) | before.parts.get(name, Parts()) for name in chosen)
+        most |= sum(values, Parts())
+    return most
 
 
 class Ask(NamedTuple):
@@ -107,7 +92,7 @@ def bounds(
     requests_by_record: list[Sequence[Ask]] = []
     for record in samples:
         with suppress(Unrenderable):  # the run drops the row and says why; it asks nothing
-            requests_by_record.append(asks(full_record(record, context, before.made_bytes)))
+            requests_by_record.append(asks(full_record(record, context, before)))
     priced = any(context.models[ask.model].price for requests in requests_by_record for ask in requests)
     if before.rows is None:
         return Estimate(None, None, None, None, None if priced else 0.0, None)

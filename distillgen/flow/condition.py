@@ -159,6 +159,8 @@ def former_of(bound: BoundStage) -> Callable[[Record], Record] | None:
 def estimate_of(bound: BoundStage, before: Estimate, samples: Sequence[Record]) -> Estimate:
     """Return the bounds of a stage, as if its condition held for every record."""
     estimate = bound.estimate(before, samples)
+    if estimate.made_parts is None:
+        estimate = replace(estimate, made_parts=before.made_parts)
     if bound.stage.when is None or estimate.rows is None or before.rows is None:
         return estimate
     return replace(estimate, rows=max(estimate.rows, before.rows))

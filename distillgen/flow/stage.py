@@ -30,6 +30,7 @@ from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.plugins import find, plugin_class
 from distillgen.project import Project
+from distillgen.prompting.filler import Parts
 from distillgen.prompting.media import NO_MEDIA, Media
 from distillgen.record import SCORES, Record, Unrenderable
 from distillgen.rows.overlap import OverlapIndex
@@ -197,6 +198,15 @@ class Estimate:
     """The most bytes of a field that the stages so far make."""
     spared: int = 0
     """The number of records that later stages do not ask about because of this stage."""
+    made_parts: Mapping[str, Parts] | None = None
+    """The most pictures and sounds of each field that the stages so far make; None where the stage makes none
+    that were not there before.
+    """
+
+    @property
+    def parts(self) -> Mapping[str, Parts]:
+        """The most pictures and sounds of each field that the stages so far make."""
+        return self.made_parts or {}
 
 
 def no_teacher(name: str) -> Teacher:

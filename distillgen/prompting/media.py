@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillgen.inference.parts import KINDS
+from distillgen.prompting.filler import Filler
 from distillgen.record import Unrenderable, is_reference
 
 
@@ -53,12 +54,6 @@ class Media:
         """Return the content of a turn: the text, after the parts if there are any. Raise Unrenderable."""
         return [*self.parts(fields), {"type": "text", "text": text}] if self.fields else text
 
-    def with_stand_ins(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the fields, for an estimate, with a reference in place of those that hold none yet."""
-        values = {name: fields.get(name) for name in self.fields}
-        missing = [name for name, one in values.items() if not (is_reference(one) or isinstance(one, list))]
-        return {**fields, **dict.fromkeys(missing, _STAND_IN)} if missing else fields
-
     def _by_kind(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         return ("image", self.images), ("audio", self.audio)
 
@@ -70,6 +65,8 @@ _STAND_IN = {"path": "", "sha256": "0" * 64}
 def _parts(kind: str, name: str, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     value, word = fields.get(name), "sound" if kind == "audio" else "picture"
     references: list[Any] = value if isinstance(value, list) else [value]
+    if isinstance(value, Filler):
+        references = [_STAND_IN] * max(1, value.parts.total())
     if not references or not all(map(is_reference, references)):
         hint = f"; name it in `{KINDS[kind]}` of the stage that reads it" if isinstance(value, str) else ""
         raise Unrenderable(f"'{name}' holds no {word}{hint}")

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distillgen.flow.bounds import Filler
+from distillgen.flow.bounds import longest
 from distillgen.flow.condition import estimate_of
 from distillgen.flow.stage import BoundStage, Estimate
-from distillgen.record import Record, dumps
+from distillgen.prompting.filler import Filler
+from distillgen.record import Record
 from distillgen.stages._rounds import Repetition
 
 TOTALS = ("requests", "input_tokens", "output_tokens", "max_cost_usd")
@@ -34,9 +35,10 @@ class LoopBounds:
         if self.how.grows:
             return self._growing(before, samples)
         first, last = (_of_a_round(stages, before, samples) for stages in (self.beginning, self.stages))
-        totals = {name: getattr(first, name) for name in TOTALS}
+        totals: dict[str, Any] = {name: getattr(first, name) for name in TOTALS}
         for _ in range(1, self.n) if self.how.carry else ():  # a carried field can be longer in each round
-            offered = replace(before, made_bytes=last.made_bytes)
+            parts = {name: last.parts[name] for name in self.how.carry if name in last.parts}
+            offered = replace(before, made_bytes=last.made_bytes, made_parts={**before.parts, **parts})
             last = _of_a_round(
                 self.stages, offered, [*samples, *self._carried(samples, last.made_bytes or 1)]
             )
@@ -68,13 +70,13 @@ class LoopBounds:
         """Return the bounds of all rounds, if later rounds are offered what earlier ones kept."""
         offered, stages = before, self.beginning
         rows: int | None = 0
-        totals = dict[str, Any].fromkeys(TOTALS, 0)
+        totals: dict[str, Any] = dict.fromkeys(TOTALS, 0)
         for _ in range(self.n):
             last = _of_a_round(stages, offered, samples)
             totals = {name: _sum(totals[name], getattr(last, name)) for name in TOTALS}
             rows = _sum(rows, last.rows)
             most = self._offered_next(before.rows, offered.rows, last.rows)
-            offered = replace(offered, rows=most, made_bytes=last.made_bytes)
+            offered = replace(offered, rows=most, made_bytes=last.made_bytes, made_parts=last.made_parts)
             samples, stages = [self._grown(record, last.made_bytes or 1) for record in samples], self.stages
         return replace(last, rows=rows, spared=0, **totals)
 
@@ -94,7 +96,7 @@ class LoopBounds:
         return [
             replace(
                 record,
-                fields={**record.fields, **{name: _longest(record.fields[name], size) for name in present}},
+                fields={**record.fields, **{name: longest(record.fields[name], size) for name in present}},
             )
             for record in samples
             if (present := names & record.fields.keys())
@@ -104,7 +106,7 @@ class LoopBounds:
         """Return a source row whose texts are as long as a text that a round makes in their place."""
         names = set(self.how.carry).union(*(bound.output_names() for bound in self.stages))
         texts = {
-            name: _longest(value, size)
+            name: longest(value, size)
             for name, value in record.fields.items()
             if name in names
             and (isinstance(value, str) or isinstance(value, list) and name in self.how.carry)
@@ -115,18 +117,13 @@ class LoopBounds:
 
 def _of_a_round(stages: Sequence[BoundStage], before: Estimate, samples: Sequence[Record]) -> Estimate:
     """Return the bounds of one round: its totals, and the rows at its end."""
-    last, spared, totals = before, 0, dict[str, Any].fromkeys(TOTALS, 0)
+    totals: dict[str, Any] = dict.fromkeys(TOTALS, 0)
+    last, spared = before, 0
     for bound in stages:
         last = estimate_of(bound, last, samples)
         totals = {name: _sum(totals[name], getattr(last, name)) for name in TOTALS}
         spared += last.spared
     return replace(last, spared=spared, **totals)
-
-
-def _longest(value: Any, size: int) -> Filler:
-    """Return a text in the place of a field's value, of this size or that of the value, whichever is more."""
-    text = value if isinstance(value, str) else dumps(value).decode()
-    return Filler(text + "x" * (size - len(text.encode("utf-8", "replace"))))
 
 
 def _sum(total: Any, value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunk, Chunks
 from distillgen.flow.whole_set import Spool
 from distillgen.privacy import public
 from distillgen.project import Project
+from distillgen.prompting.filler import Parts, parts_of
 from distillgen.record import META, SPLIT, Record, ScriptName, digest, dumps
 from distillgen.rows.media import UNUSABLE, FileFault
 from distillgen.rows.named_files import NAMED_FILES, NamedFiles
@@ -124,9 +125,12 @@ class Add(Stage, NamedFiles):
                 f"no row of '{self.rows_from}' has a field of the records; they have {sorted(names)}{near}"
             )
             raise ConfigError(f"{message}; name them: fields: {{name of the record: name in the file}}")
-        longest = max(len(dumps(value)) for _, row in rows if isinstance(row, dict) for value in row.values())
-        fields = context.fields | {self.origin}
-        return BoundAdd(self, context, fields, files=self.files(context.project), longest=longest)
+        values = [(name, one) for _, row in rows if isinstance(row, dict) for name, one in row.items()]
+        longest, parts = max(len(dumps(value)) for _, value in values), dict[str, Parts]()
+        for name, value in values:
+            parts[name] = parts.get(name, Parts()) | parts_of(value)
+        files, fields = self.files(context.project), context.fields | {self.origin}
+        return BoundAdd(self, context, fields, files=files, longest=longest, of_rows=parts)
 
     def rows(self, project: Project, seed: int) -> Iterator[tuple[str, dict[str, Any] | str]]:
         """Yield each row that is not held out with its place, or the reason why it is unreadable."""
@@ -156,10 +160,12 @@ class Add(Stage, NamedFiles):
 
 @dataclass(frozen=True)
 class BoundAdd(BoundStage):
-    """The stage with the length of the longest value among its first rows."""
+    """The stage with what bounds the values of its first rows."""
 
     stage: Add
     longest: int = field(kw_only=True)
+    of_rows: Mapping[str, Parts] = field(kw_only=True)
+    """The most pictures and sounds of each field among them."""
 
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
         """Return the number of records and of the rows that may be added."""
@@ -171,7 +177,10 @@ class BoundAdd(BoundStage):
             )
             rows += file_rows if amount is None else min(amount, file_rows)
         made_bytes = None if before.made_bytes is None else max(before.made_bytes, self.longest)
-        return Estimate(rows, made_bytes=made_bytes)
+        both = {
+            name: parts | before.parts.get(name, Parts()) for name, parts in self.of_rows.items() if parts
+        }
+        return Estimate(rows, made_bytes=made_bytes, made_parts={**before.parts, **both})
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Yield the added rows, then the records."""

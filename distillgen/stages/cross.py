@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +15,7 @@ from distillgen.errors import ConfigError
 from distillgen.flow.ordered import splice
 from distillgen.flow.stage import CheckContext, Chunks, Estimate, Job, Stage
 from distillgen.project import Project
+from distillgen.prompting.filler import parts_of
 from distillgen.record import META, Record, digest, dumps
 from distillgen.rows.jsonl import read_rows
 from distillgen.rows.named_files import NAMED_FILES, NamedFiles
@@ -82,7 +85,14 @@ class Cross(Stage, NamedFiles):
         rows = self.read(context.project)
         longest = max(len(dumps(value)) for row in rows for value in row.values())
         made_bytes = None if before.made_bytes is None else max(before.made_bytes, longest)
-        return Estimate(None if before.rows is None else before.rows * len(rows), made_bytes=made_bytes)
+        made_parts = {**before.parts}
+        for name in rows[0]:
+            made_parts[name] = reduce(or_, (parts_of(row[name]) for row in rows))
+        return Estimate(
+            None if before.rows is None else before.rows * len(rows),
+            made_bytes=made_bytes,
+            made_parts={name: parts for name, parts in made_parts.items() if parts},
+        )
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Combine every live record with every row."""

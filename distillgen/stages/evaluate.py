@@ -303,7 +303,6 @@ class BoundEvaluate(BoundStage):
         def asks(record: Record) -> list[Ask]:
             fields = {**record.fields, **self.stage.params}
             variables = record.variables(prompt.inputs)
-            variables = prompt.media.with_stand_ins(variables)
             messages = prompt.render(variables, prompt.typical(fields), self.stage.params)
             size, parts = size_of(messages), [*parts_in(messages)]
             most = [

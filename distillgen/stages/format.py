@@ -189,7 +189,7 @@ class BoundFormat(BoundStage):
             return Estimate(rows, made_bytes=None)
         shaped, longest = self.shaper(), before.made_bytes
         for record in samples:
-            full = full_record(record, self.context, before.made_bytes)
+            full = full_record(record, self.context, before)
             for number in range(min(self.stage.draws, SIZED_DRAWS)):
                 with suppress(Unrenderable):  # the run drops the row
                     texts = shaped(full, number).fields

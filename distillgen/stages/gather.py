@@ -11,10 +11,12 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, model_validator
 
+from distillgen.flow.bounds import most_parts
 from distillgen.flow.measuring import whole_groups
 from distillgen.flow.ordered import splice
 from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Scope, Stage
 from distillgen.flow.whole_set import LinesOnDisk
+from distillgen.prompting.filler import Parts
 from distillgen.record import GATHERED, META, SPLIT, Record, digest, dumps, loads_own
 from distillgen.stages._rounds import ROUND
 
@@ -106,14 +108,16 @@ class Gather(Stage):
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """Return the number of groups if each is as small as it may be."""
         rows = None if before.rows is None else before.rows // self.at_least
+        one = most_parts(self.names, before, samples)
+        parts = {**before.parts, self.into: Parts({kind: n * (self.k or 1) for kind, n in one.items()})}
         if self.k is None or before.made_bytes is None:
-            return Estimate(rows, made_bytes=None)
+            return Estimate(rows, made_bytes=None, made_parts=parts)
         sizes = {
             name: max([before.made_bytes, *(len(dumps(sample.fields.get(name))) for sample in samples)])
             for name in self.names
         }
         part = sum(len(dumps(name)) + len(":,") + size for name, size in sizes.items()) + len("{},")
-        return Estimate(rows, made_bytes=max(before.made_bytes, self.k * part))
+        return Estimate(rows, made_bytes=max(before.made_bytes, self.k * part), made_parts=parts)
 
     def key(self, job: Job) -> Key:
         """Return a function that gives the key of a record's group."""

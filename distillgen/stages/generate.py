@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from distillgen.errors import ConfigError, did_you_mean, place_of
@@ -17,6 +19,7 @@ from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Chunks, Estim
 from distillgen.inference.parts import KINDS, parts_in
 from distillgen.inference.sampling import Sampling
 from distillgen.project import Project
+from distillgen.prompting.filler import Parts, parts_of
 from distillgen.prompting.output_form import FIELD_SOURCES
 from distillgen.prompting.prompt import Prompt
 from distillgen.prompting.tools import size_of_tools
@@ -242,17 +245,20 @@ class BoundGenerate(BoundStage):
         most = max(filter(None, limits)) if all(limits) else None
         tokens = most and stage.n * most
         number = 1 if self.pick else stage.pick or len(limits)
-        dialogue, longest = stage.dialogue, 0
+        dialogue, longest, gathered = stage.dialogue, 0, list[Parts]()
 
         def requests(record: Record) -> list[Ask]:
             nonlocal longest
-            variables = prompt.media.with_stand_ins(record.variables(prompt.inputs))
+            variables = record.variables(prompt.inputs)
             messages = prompt.render(variables, prompt.typical(record.fields), stage.params)
             size = size_of(messages) + size_of_tools(record.fields, stage.tools)
             size += dialogue.size(record.fields) if dialogue else 0
-            before = record.fields.get(stage.history) if stage.history else None
-            turns = [turn for turn in before if isinstance(turn, dict)] if isinstance(before, list) else []
-            parts = [*parts_in([*turns, *messages])]
+            in_dialogue = parts_of(record.fields.get(stage.history)) if stage.history else Parts()
+            parts = [
+                *parts_in(messages),
+                *({"type": kind} for kind in KINDS for _ in range(in_dialogue[kind])),
+            ]
+            gathered.append(Parts(part["type"] for part in parts))
             longest = max(longest, size if stage.history else 0)
             by_cost = sorted(self.samplings, key=lambda name: -models[name].most_usd(size, tokens or 1))
             schema = prompt.form.schema
@@ -266,7 +272,10 @@ class BoundGenerate(BoundStage):
         made_bytes = None
         if most is not None and before.made_bytes is not None:
             made_bytes = max(before.made_bytes, longest + 4 * most + (16 if stage.history else 0))
-        return replace(estimate, rows=rows, made_bytes=made_bytes)
+        made_parts = before.parts
+        if stage.history:
+            made_parts = {**made_parts, stage.history: reduce(or_, gathered, Parts())}
+        return replace(estimate, rows=rows, made_bytes=made_bytes, made_parts=made_parts)
 
     def independent_of(self, earlier: BoundStage) -> bool:
         """Return whether the requests about a record do not depend on what the `earlier` stage makes of it.

@@ -15,10 +15,12 @@ from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError
 from distillgen.extras import need
+from distillgen.flow.bounds import most_parts
 from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Scope, Stage, Text
 from distillgen.flow.whole_set import Spool, embedded
 from distillgen.local_models.embedder import check as check_embedder
 from distillgen.project import Project
+from distillgen.prompting.filler import Parts, parts_of
 from distillgen.record import META, Record, Unrenderable, digest, dumps, item_of, text_of
 from distillgen.rows.named_files import NAMED_FILES, NamedFiles
 from distillgen.rows.readers import contents
@@ -160,7 +162,7 @@ class Retrieve(Stage, NamedFiles):
         for stage in (bound.stage for bound in context.stages if self.shuffle):
             if isinstance(stage, Retrieve) and not stage.shuffle and stage.into == self.into:
                 self._controls(stage)
-        entry_context, longest = self._entry_context(context)
+        entry_context, longest, parts = self._entry_context(context)
         place = f" in {self.memory}" if self.memory else ""
         for name in self.entry_fields if self.memory else ():
             entry_context.need(name, f"'{'path' if self.path else 'key'}'{place}")
@@ -186,23 +188,26 @@ class Retrieve(Stage, NamedFiles):
             files=self.files(context.project),
             condition=condition,
             longest=longest,
+            of_entries=parts,
         )
 
-    def _entry_context(self, context: CheckContext) -> tuple[CheckContext, int]:
-        """Return a context with the fields of the entries, and the bytes of the longest row of a file.
+    def _entry_context(self, context: CheckContext) -> tuple[CheckContext, int, Parts]:
+        """Return a context with the fields of the entries, and the bytes of the longest row of a file, with
+        the most pictures and sounds of one.
 
         Raise ConfigError if there is no memory.
         """
         if self.memory is None:
             context.need(ITEM, "'retrieve' without 'from', which works only inside 'rounds',")
         if self.memory in (None, HERE):
-            return context, 0
-        names, longest = set[str](), 0
+            return context, 0, Parts()
+        names, longest, parts = set[str](), 0, Parts()
         for fields in contents(str(self.memory), context.project, self.media):
             names |= fields.keys()
-            longest = max(longest, len(dumps(self.row(fields))))
+            longest = max(longest, len(dumps(row := self.row(fields))))
+            parts |= parts_of(row)
         self.check_named(names)
-        return replace(context, fields=frozenset(names)), longest
+        return replace(context, fields=frozenset(names)), longest, parts
 
     def row(self, fields: Mapping[str, Any]) -> Row:
         """Return the fields of an entry that a record receives."""
@@ -231,6 +236,8 @@ class BoundRetrieve(BoundStage):
     condition: Text | None = field(kw_only=True)
     longest: int = field(kw_only=True)
     """The bytes of the longest row of a file; 0 for other memories."""
+    of_entries: Parts = field(kw_only=True)
+    """The most pictures and sounds of a row of a file."""
 
     @property
     def scope(self) -> Scope:
@@ -243,7 +250,10 @@ class BoundRetrieve(BoundStage):
 
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
         """Return the number of records, and the bytes of the longest list of entries."""
-        stage = self.stage
+        stage, one = self.stage, self.of_entries
+        if not self.files:  # an entry may be a record with all that the stages of a round make of it
+            one = most_parts(stage.kept or self.context.fields, before, samples)
+        parts = {**before.parts, stage.into: Parts({kind: n * stage.k for kind, n in one.items()})}
         part = len(dumps({name: -0.1234 for name in SCORES.values()})) + 1
         if self.files:
             part += self.longest
@@ -252,10 +262,11 @@ class BoundRetrieve(BoundStage):
                 longest = max((len(dumps(sample.fields.get(name))) for sample in samples), default=0)
                 part += len(dumps(name)) + 2 + max(before.made_bytes, longest)
         else:
-            return Estimate(before.rows, made_bytes=None)
+            return Estimate(before.rows, made_bytes=None, made_parts=parts)
         return Estimate(
             before.rows,
             made_bytes=None if before.made_bytes is None else max(before.made_bytes, stage.k * part),
+            made_parts=parts,
         )
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from distillgen.flow.bounds import most_parts
 from distillgen.flow.ordered import splice
 from distillgen.flow.stage import CheckContext, Chunk, Chunks, Estimate, Job, Stage
 from distillgen.record import META, Record, digest
@@ -67,7 +68,9 @@ class Unfold(Stage):
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """Return the number of records if each list is as long as it may be."""
         rows = None if before.rows is None else before.rows * self.max_items
-        return Estimate(rows, made_bytes=before.made_bytes)
+        parts = most_parts([self.field], before, samples)
+        made_parts = {**before.parts, **dict.fromkeys(self.names, parts)} if parts else before.parts
+        return Estimate(rows, made_bytes=before.made_bytes, made_parts=made_parts)
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Replace every live record by the records of its list."""
