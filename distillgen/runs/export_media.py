@@ -127,11 +127,9 @@ def _references(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def refuse_files(row: Mapping[str, Any], run: Path) -> None:
-    """Raise ConfigError if a row of a run refers to a picture or a sound, which would stay here."""
-    if any(names_file(one) for value in row.values() for one in _references(value)):
-        remedy = f"distillgen export {run} -o FOLDER, then distillgen push FOLDER"
-        raise ConfigError(f"the rows of '{run}' refer to pictures or sounds: {remedy}")
+def refers_to_files(row: Mapping[str, Any]) -> bool:
+    """Return whether a row of a run refers to a picture or a sound."""
+    return any(names_file(one) for value in row.values() for one in _references(value))
 
 
 def metadata_names(splits: Sequence[str]) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ from distillgen.record import META, dumps
 from distillgen.rows.media import TYPES
 from distillgen.runs.card import student_card
 from distillgen.runs.directory import Run, guard_of, read_rows
-from distillgen.runs.export_media import refuse_files
+from distillgen.runs.export import export
+from distillgen.runs.export_media import refers_to_files
+from distillgen.runs.export_rows import ExportOptions
 from distillgen.runs.hub_repository import File, open_repository
 from distillgen.state_files import PARTIAL, load_state
 
@@ -49,24 +52,23 @@ class Pushed:
 
 
 def data_files(data: Run | str) -> list[File]:
-    """Return the files of a run's data set, or of a folder that `export` wrote; raise ConfigError."""
+    """Return the files of a run's data set, or of a folder that `export` wrote; raise ConfigError.
+
+    A run with pictures or sounds is exported first, to a hidden folder of its directory.
+    """
     if isinstance(data, str):
         folder = Path(data)
         if not (folder / "README.md").is_file():
             raise ConfigError(
                 f"'{data}' is neither a run nor a folder that 'distillgen export RUN' wrote (no README.md)"
             )
-        names = (path.relative_to(folder) for path in _inside(folder))
-        files = [
-            File(name.as_posix(), folder / name)
-            for name in names
-            if not any(part.startswith(".") for part in name.parts)
-        ]
+        files = _of_folder(folder)
         if not any(file.size for file in files if file.name != "README.md"):
             raise ConfigError(f"'{data}' has no rows to push: all files but README.md are empty")
         return files
     check_finished(data)
-    refuse_files(next(read_rows(data.directory / "corpus.jsonl"), {}), data.directory)
+    if any(map(refers_to_files, read_rows(data.directory / "corpus.jsonl"))):
+        return [*_of_folder(_exported(data)), *described_files(data)]
     return [
         File("README.md", data.directory / "README.md"),
         File(
@@ -75,6 +77,32 @@ def data_files(data: Run | str) -> list[File]:
         ),
         *described_files(data),
     ]
+
+
+def _of_folder(folder: Path) -> list[File]:
+    """Return the files of a folder, without hidden ones."""
+    names = (path.relative_to(folder) for path in _inside(folder))
+    return [
+        File(name.as_posix(), folder / name)
+        for name in names
+        if not any(part.startswith(".") for part in name.parts)
+    ]
+
+
+def _exported(run: Run) -> Path:
+    """Return the folder with the run's rows and their files, as `datasets` loads them; write it if the corpus
+    has changed since. Raise ConfigError.
+    """
+    place, corpus = run.directory / ".published", run.directory / "corpus.jsonl"
+    folder = place / run.directory.resolve().name  # the card names it
+    if not folder.exists() or folder.stat().st_mtime_ns <= corpus.stat().st_mtime_ns:
+        shutil.rmtree(place, ignore_errors=True)
+        try:
+            export(run, folder, ExportOptions())
+        except ConfigError as error:
+            remedy = f"distillgen export {run.directory} -o FOLDER …, then distillgen push FOLDER"
+            raise ConfigError(f"{error.message}: {remedy}") from error
+    return folder
 
 
 def check_finished(run: Run) -> None:

@@ -20,7 +20,7 @@ from distillgen.platforms import lock
 from distillgen.record import loads_own
 from distillgen.runs.card import Census, card
 from distillgen.runs.directory import Run, is_running
-from distillgen.runs.export_media import refuse_files
+from distillgen.runs.export_media import refers_to_files
 from distillgen.runs.hub import check, check_finished, described_files, published_line
 from distillgen.runs.hub_repository import Entry, File, PassingFault, Repository, open_repository
 from distillgen.state_files import PARTIAL
@@ -96,7 +96,11 @@ class ShardPush:
             for line in _published(corpus, start):
                 shard.write(line)
                 rows += 1
-            refuse_files(start.census.example, self._run.directory)
+            if refers_to_files(start.census.example):
+                remedy = f"when it is finished, distillgen push {self._run.directory} uploads them, too"
+                raise ConfigError(
+                    f"the rows of '{self._run.directory}' refer to pictures or sounds: {remedy}"
+                )
             shard.flush()
             replaced = [entry.name for entry in entries[len(shards) :]]
             if not rows and not replaced and not finished:

@@ -183,10 +183,31 @@ def test_forms_that_hold_no_files(project):
     assert not (project.path / "out").exists()
     export(run, project.path / "one.jsonl", ExportOptions())
     assert project.read("one.jsonl")[0]["picture"]["path"] == "data/files/a.png"
-    with pytest.raises(
-        ConfigError, match="refer to pictures or sounds: distillgen export .* distillgen push"
-    ):
+    with pytest.raises(ConfigError, match="--keep.*: distillgen export .*r -o FOLDER .* distillgen push"):
         data_files(run)
+
+
+def test_a_run_with_pictures_is_exported_before_it_is_pushed(project):
+    rows = [{"q": "none", "picture": None}, {"q": "one", "picture": "files/a.png"}]
+    run = carry_out(project, rows, images=["picture"])
+    (a, b) = (f"images/{hashlib.sha256(png(name)).hexdigest()}.png" for name in "ab")
+
+    def names():
+        return sorted(file.name for file in data_files(run))
+
+    others = ["metadata.jsonl", "pipeline.lock.yaml", "usage.json"]
+    assert names() == ["README.md", a, *others]
+    files = {file.name: file.content for file in data_files(run)}
+    assert files[a].read_bytes() == png("a") and b'data_dir="r"' in files["README.md"].read_bytes()
+    lines = files["metadata.jsonl"].read_text().splitlines()
+    assert [json.loads(line)["q"] for line in lines] == ["none", "one"]
+    written = files["metadata.jsonl"].stat().st_mtime_ns
+    names()
+    assert files["metadata.jsonl"].stat().st_mtime_ns == written  # once, while the corpus stays as it is
+    carry_out(project, [*rows, {"q": "two", "picture": "files/b.png"}], images=["picture"])
+    assert names() == sorted(["README.md", a, b, *others])
+    carry_out(project, [{"q": "one"}])
+    assert names() == ["README.md", "corpus.jsonl", *others[1:]]
 
 
 def test_a_folder_with_pictures_is_pushed_in_parts(project, monkeypatch):

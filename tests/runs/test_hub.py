@@ -16,6 +16,7 @@ from aiohttp import web
 import distillgen
 from distillgen.runs.hub import NOT_PUSHED, student_files
 from tests.hub import Hub
+from tests.pictures import colour_of, folder_of
 from tests.pipeline.test_mistakes import here
 
 TOKEN = "hf_write"
@@ -122,6 +123,22 @@ def test_a_run_goes_up_private_and_is_loaded_by_datasets(run, project, hub, push
         r["meta"]["id"] for r in corpus
     ]
     assert not leaks(project) and TOKEN not in done.stdout + done.stderr
+
+
+def test_a_run_with_pictures_goes_up_as_a_folder_of_pictures(project, hub, push):
+    pixels = [(i, 0, 0) for i in range(3)]
+    folder_of(project.path / "photos", pixels)
+    distillgen.run({"version": 1, "stages": [{"source": {"path": "photos"}}]}, out="runs/r")
+    push(hub.url, "r", "photos")
+    files = hub.files("me/photos")
+    rows = [json.loads(line) for line in files["metadata.jsonl"].splitlines()]
+    assert [colour_of(files[row["file_name"]]) for row in rows] == pixels
+    assert b'load_dataset("me/photos")' in files["README.md"] and str(project.path) not in str(files)
+    uploaded = hub.uploaded.total()
+    push(hub.url, "r", "photos")
+    assert hub.uploaded.total() == uploaded  # nothing twice
+    message = push(hub.url, "r", "photos", "--while-running", check=2).stderr
+    assert "when it is finished, distillgen push runs/r uploads them, too" in message
 
 
 @pytest.mark.slow
