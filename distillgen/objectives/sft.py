@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError
 from distillgen.extras import need
@@ -59,7 +58,6 @@ class Sft(Dialogue):
         description="fields with pictures, each with a reference or a list of references, for a student that "
         "sees; a text as the prompt is then a turn of the user",
     )
-    _root: Path = PrivateAttr(Path())
 
     @model_validator(mode="after")
     def _plain(self) -> Self:
@@ -71,12 +69,6 @@ class Sft(Dialogue):
             option = "text" if self.text else "packing" if self.packing else "loss: all"
             raise ValueError(f"pictures belong to a prompt with its answer: leave out '{option}' or 'images'")
         return self
-
-    def bound(self, context: CheckContext, earlier: Mapping[str, Sequence[str] | None]) -> Self:
-        """Return the objective with the folder in which the pictures are."""
-        learning = self.model_copy()
-        learning._root = context.project.root
-        return learning
 
     def check(self, context: CheckContext) -> None:
         """Raise ConfigError if the records lack the text; loss: assistant needs chat turns."""
@@ -170,7 +162,7 @@ class Sft(Dialogue):
 
     def _with_images(self, record: Record) -> Row:
         """Return chat turns with the references to their pictures. Raises Unusable."""
-        pictures = {IMAGES: references(record, self.images, self._root)}
+        pictures = {IMAGES: references(record, self.images)}
         if self.loss == "assistant":
             return {"messages": self.turns(record), **pictures}
         example = self.example(record)

@@ -11,7 +11,7 @@ from distillgen.errors import ConfigError
 from distillgen.inference.faults import Rejected
 from distillgen.prompting.media import Media
 from distillgen.record import Record, Unrenderable
-from distillgen.teachers._content import content, picture
+from distillgen.teachers._content import picture
 from distillgen.training.chat_template import Turns
 from distillgen.training.rows import Assessment, Row, RowSelection, Unusable, fit
 
@@ -19,30 +19,32 @@ IMAGES = "images"
 """The column of a row's references, and of its pictures in a batch."""
 
 
-def references(record: Record, names: Sequence[str], root: Path) -> list[dict[str, Any]]:
-    """Return the references to pictures in fields of a record: each holds one, or a list of them.
-
-    Raise Unusable if a field holds none, or a file is missing, outside the project, no picture, or not the
-    one that was referred to.
+def references(record: Record, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the references to pictures in fields of a record: each holds one, or a list of them. No file is
+    read before `fitting` does. Raise Unusable if a field holds none.
     """
     try:
         parts = Media(images=tuple(names)).parts(record.fields)
     except Unrenderable as error:
         raise Unusable(str(error)) from error
-    for part in parts:
-        try:
-            content(part, root)
-        except Rejected as error:  # a training counts reasons, which therefore name no file
-            raise Unusable(str(error).replace(f"'{part['path']}'", f"in {', '.join(names)}")) from error
     return [{"path": part["path"], "sha256": part["sha256"]} for part in parts]
 
 
 def open_pictures(pictures: Sequence[dict[str, Any]], root: Path) -> list[Any]:
-    """Return the pictures of references, in colour. Raise Unusable if one cannot be read."""
-    try:
-        return [picture({**reference, "type": "image"}, root) for reference in pictures]
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and others
-        raise Unusable(f"a picture cannot be read: {type(error).__name__}") from error
+    """Return the pictures of references, in colour. Raise Unusable if a file is missing, outside the project,
+    no picture, or not the one that was referred to.
+    """
+    opened = []
+    for reference in pictures:
+        try:
+            opened.append(picture({**reference, "type": "image"}, root))
+        except Rejected as error:  # a training counts reasons, which therefore name no file
+            path = f"'{reference['path']}'"
+            why = str(error).replace(f"the picture {path}", "a picture").replace(path, "a file")
+            raise Unusable(why) from error
+        except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and others
+            raise Unusable(f"a picture cannot be read: {type(error).__name__}") from error
+    return opened
 
 
 def with_pictures(turns: Turns, count: int) -> Turns:

@@ -4,15 +4,14 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import CheckContext
 from distillgen.objectives.sft import Sft
 from distillgen.pipeline.load import load
-from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.training.options import Tiny
 from distillgen.training.pictures import fitting, open_pictures, pixel_rows, with_pictures
@@ -103,45 +102,68 @@ def test_a_students_student_sees_as_the_first_does(filled):
 
 
 CHANGES = {
-    "missing": (lambda file: file.unlink(), "the picture in picture cannot be read"),
-    "changed": (lambda file: file.write_bytes(PNG + b"more"), "the picture in picture has changed"),
-    "no picture": (lambda file: None, "in picture is no picture of a kind"),
+    "missing": (lambda file: file.unlink(), "a picture cannot be read: No such file"),
+    "changed": (lambda file: file.write_bytes(PNG + b"more"), "a picture has changed"),
+    "no picture": (lambda file: None, "a file is no picture of a kind"),
+    "outside": (lambda file: file.rename(file.parent.parent / "a.png"), "a picture lies outside the project"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_row_whose_picture_is_gone_or_changed_leaves_with_a_reason_that_names_no_file(tmp_path, change):
-    value = reference(tmp_path, "a.png", b"no picture" if change == "no picture" else PNG)
-    learning = learns(tmp_path)
-    record = Record("1", {"prompt": "What?", "completion": "It.", "picture": value})
-    if change != "no picture":
-        assert learning.row(record, {})["images"] == [value]
+    project = tmp_path / "project"
+    project.mkdir()
+    value = reference(project, "a.png", b"no picture" if change == "no picture" else PNG)
     make, reason = CHANGES[change]
-    make(tmp_path / "a.png")
+    make(project / "a.png")
+    value |= {"path": "../a.png"} if change == "outside" else {}
     with pytest.raises(Unusable) as error:
-        learning.row(record, {})
+        open_pictures([value], project)
     assert reason in str(error.value) and "a.png" not in str(error.value)
 
 
-@pytest.mark.parametrize("value", [None, [], "a.png", [None], {"path": "../a.png", "sha256": "0"}])
-def test_a_row_without_a_picture_of_the_project_leaves(tmp_path, value):
+class Rows(list):
+    """Rows of a data set, for which that package is not needed."""
+
+    def select(self, places):
+        return Rows(self[i] for i in places)
+
+
+def test_a_picture_is_read_once_before_the_first_batch(tmp_path, monkeypatch):
+    picture = reference(tmp_path, "a.png")
+    (tmp_path / "a.png").unlink()  # the row is made without it
+    record = Record("1", {"prompt": "What?", "completion": "It.", "picture": picture})
+    row = Sft(images=["picture"]).row(record, {})
+    assert row["images"] == [picture]
+    reads = []
+
+    def read(part, root):
+        reads.append(part["path"])
+        raise SyntaxError
+
+    monkeypatch.setattr("distillgen.training.pictures.picture", read)
+    selected = RowSelection({"train": Rows([row])})
+    with pytest.raises(ConfigError, match="no row is left to train on: 1 left out: a picture cannot be read"):
+        fitting(selected, SimpleNamespace(tokenizer=None), tmp_path, 100)
+    assert reads == ["a.png"]
+
+
+@pytest.mark.parametrize("value", [None, [], "a.png", [None]])
+def test_a_row_without_a_picture_leaves(tmp_path, value):
     with pytest.raises(Unusable):
-        learns(tmp_path).row(Record("1", {"prompt": "What?", "completion": "It.", "picture": value}), {})
-
-
-def learns(root: Path, **options) -> Sft:
-    fields = frozenset({"prompt", "completion", "picture"})
-    return Sft(images=["picture"], **options).bound(CheckContext(fields, {}, Project(root)), {})
+        Sft(images=["picture"]).row(
+            Record("1", {"prompt": "What?", "completion": "It.", "picture": value}), {}
+        )
 
 
 def test_a_text_is_a_turn_and_a_dialogue_stays_one(tmp_path):
     picture = reference(tmp_path, "a.png")
-    row = learns(tmp_path).row(
+    row = Sft(images=["picture"]).row(
         Record("1", {"prompt": "What?", "completion": "It.", "picture": [picture] * 2}), {}
     )
     assert row["prompt"] == [{"role": "user", "content": "What?"}]
     assert row["completion"] == [{"role": "assistant", "content": "It."}] and row["images"] == [picture] * 2
-    assert learns(tmp_path).api(row) == "chat"
+    assert Sft(images=["picture"]).api(row) == "chat"
 
 
 def test_pictures_stand_before_the_text_of_the_users_last_turn():
