@@ -10,6 +10,8 @@ from typing import Any
 
 from distillgen.errors import ConfigError
 from distillgen.record import Record, dumps
+from distillgen.rows.media import FileFault
+from distillgen.rows.readers import undecoded
 from distillgen.rows.reading import plain
 from distillgen.state_files import PARTIAL
 
@@ -18,10 +20,12 @@ SLICE = 1000  # rows of a frame that are converted together
 _ORIGINS = {"path", "dataset", "script", "with", "draw", "config", "split", "format"}
 
 
-def write_rows(rows: Any, path: Path, limit: int | None = None) -> None:
+def write_rows(rows: Any, path: Path, limit: int | None = None, root: Path = Path()) -> None:  # noqa: B008
     """Write the rows, at most `limit`, as JSON Lines. The file is replaced once all of them are written.
 
-    Raise ConfigError, with the number of the row from 0 on, for a value that JSON cannot hold.
+    A picture of Pillow, the bytes of a picture or a sound, and an array that is one become files of the
+    project in `root`, to which the rows refer. Raise ConfigError, with the number of the row from 0 on, for
+    a value that JSON cannot hold, or a picture that cannot be used.
     """
     partial, count = path.with_name(path.name + PARTIAL), 0
     with partial.open("wb") as stream:
@@ -29,7 +33,9 @@ def write_rows(rows: Any, path: Path, limit: int | None = None) -> None:
             row = row.row() if isinstance(row, Record) else row
             if not isinstance(row, Mapping):
                 raise ConfigError(f"rows[{number}] is {type(row).__name__} and no mapping of names to values")
-            fields = plain({str(name): value for name, value in row.items()}, row)
+            fields = plain({str(name): value for name, value in row.items()}, row, root)
+            if isinstance(fields, FileFault):
+                raise ConfigError(f"rows[{number}]: {fields}")
             if isinstance(fields, str):
                 raise ConfigError(f"rows[{number}]: {fields.partition(';')[0]}, which a row cannot hold")
             stream.write(dumps(fields, sort_keys=False) + b"\n")
@@ -50,6 +56,10 @@ def with_rows(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _mappings(rows: Any) -> Iterator[Any]:
     """Yield the rows of a pandas or polars frame, an Arrow table, a data set, or any iterable."""
+    if hasattr(
+        rows, "cast_column"
+    ):  # a data set, whose pictures need no decoding unless a function changes them
+        return iter(rows if getattr(rows, "format", {}).get("type") == "custom" else undecoded(rows))
     if hasattr(rows, "iter_rows"):  # polars
         return iter(rows.iter_rows(named=True))
     if hasattr(rows, "iloc") and hasattr(rows, "columns"):  # pandas

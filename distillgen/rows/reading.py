@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -12,12 +13,16 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from distillgen.errors import ConfigError
+from distillgen.extras import need
 from distillgen.project import from_here
 from distillgen.record import META, dumps, loads
+from distillgen.rows.arrays import MOST_NUMBERS
 from distillgen.rows.cut import Cutter
 from distillgen.rows.documents import Convert
 from distillgen.rows.media import HEAD, FileFault, inside, look_up, media_type, store
 from distillgen.rows.pictures import CONVERSIONS
+
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of Pillow, which a PNG file keeps as they are
 
 Row: TypeAlias = dict[str, Any] | str
 """A row's fields, or the reason why it is unreadable."""
@@ -109,11 +114,40 @@ def _as_json(value: Any, root: Path | None) -> Any:
         if root and media_type(value[:HEAD]):
             return store(value, root)
         raise TypeError("bytes that are neither text nor a picture or sound of a kind that is read")
+    if root and (data := _png(value)):
+        return store(data, root)
     if hasattr(value, "tolist"):  # a NumPy array or number
         return _as_json(value.tolist(), root)
     raise TypeError(
         f"{'an image' if 'Image' in type(value).__name__ else f'a value of type {type(value).__name__}'}"
     )
+
+
+def _png(value: Any) -> bytes:
+    """Return the PNG file of a picture of Pillow, or of an array of bytes with the shape of one and more than
+    MOST_NUMBERS numbers; b"" for another value.
+    """
+    if type(value).__module__.startswith("PIL."):
+        picture = value
+    elif _is_picture(value):
+        need("a picture in an array", "PIL")
+        from PIL import Image
+
+        picture = Image.fromarray(value)
+    else:
+        return b""
+    stream = io.BytesIO()
+    try:
+        (picture if picture.mode in PNG_MODES else picture.convert("RGB")).save(stream, "PNG")
+    except Exception as error:  # Pillow reads the file only now, and raises OSError, SyntaxError and others
+        raise ValueError(f"the picture cannot be read: {type(error).__name__}") from error
+    return stream.getvalue()
+
+
+def _is_picture(value: Any) -> bool:
+    if type(value).__module__ != "numpy" or value.dtype != "uint8":
+        return False
+    return value.ndim == 3 and value.shape[2] in (3, 4) and value.size > MOST_NUMBERS
 
 
 def _file(data: Any, path: Any, root: Path) -> Any:

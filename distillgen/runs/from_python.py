@@ -138,7 +138,8 @@ def run(
         salvage: go on with the readable answers of a damaged ledger
         rows: rows in the place of the source's: a list of dicts or records, a pandas or polars frame, an
             Arrow table, a `datasets.Dataset` or a generator. They are written to `rows.jsonl` in the
-            directory of the run, as many as `limit`, before anything is asked. The ledger answers equal rows,
+            directory of the run, as many as `limit`, before anything is asked. Pictures of Pillow, and the
+            bytes or arrays of pictures, become files in runs/media. The ledger answers equal rows,
             so that a generator that is made anew goes on where the run stopped
         filters: filters by the names under which the pipeline uses them: a `Filter`; a function of a record
             that gives True or None to keep it, False or the reason to drop it; or a function with
@@ -169,7 +170,7 @@ def run(
     if rows is not None:
         parts["rows"] = (directory / ROWS).resolve()
         with directory_lock(directory):
-            write_rows(rows, parts["rows"], options.limit)
+            write_rows(rows, parts["rows"], options.limit, root)
     pipelines = (
         [load(pipeline, sets, **parts)] if seeds is None else load_seeds(pipeline, seeds, sets, **parts)
     )
