@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -172,10 +173,12 @@ def inner_files(folder: Path) -> list[Path]:
     Hidden files are left out, and so are the files of version control, packages, operating systems and
     editors.
     """
-    inside = (
-        path for path in folder.rglob("*") if not any(map(_is_left_out, path.relative_to(folder).parts))
-    )
-    return sorted(path for path in inside if path.is_file())
+    files = list[str]()
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_left_out(name)]
+        files += [os.path.join(place, name) for name in names if not _is_left_out(name)]
+    files.sort(key=lambda file: file.split(os.sep))
+    return [Path(file) for file in files if os.path.isfile(file)]
 
 
 def _is_left_out(name: str) -> bool:

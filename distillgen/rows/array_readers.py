@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError
 from distillgen.record import SPLIT, TEST, TRAIN, VALIDATION, digest
 from distillgen.rows.arrays import MOST_NUMBERS, columns_of, reference
 from distillgen.rows.jsonl import read_rows
-from distillgen.rows.media import AUDIO, IMAGE, TYPES, FileFault, inside, look_up
+from distillgen.rows.media import AUDIO, IMAGE, FileFault, inside, look_up, place_in
 from distillgen.rows.reading import Reading, Row, Rows, plain, reported
-from distillgen.user_files import inner_files
 
 METADATA = "metadata.jsonl"
 """The file of a folder of pictures or sounds that has a row for each, with its name in `file_name`."""
@@ -60,11 +59,6 @@ def _holds_nan(value: Any) -> bool:
     return isinstance(value, float) and not abs(value) < float("inf")
 
 
-def media_in(folder: Path) -> list[Path]:
-    """Return the pictures and sounds of a folder, sorted by name."""
-    return [file for file in inner_files(folder) if file.suffix.lower() in TYPES]
-
-
 def media_rows(path: Path, reading: Reading) -> Rows:
     """Yield the one row of a picture or a sound."""
     yield _medium(path, path.parent, {"file": path.name}, reading, "")
@@ -81,16 +75,16 @@ def folder_rows(folder: Path, files: Sequence[Path], reading: Reading) -> Rows:
         for description in descriptions:
             yield from _described(description, folder, reading)
         return
-    places = [PurePosixPath(file.relative_to(folder).as_posix()) for file in files]
-    splits = all(place.parts[0] in PARTS for place in places)
-    labelled = any(len(place.parts) > 1 + splits for place in places)
+    places = [file.parts[len(folder.parts) :] for file in files]
+    splits = all(place[0] in PARTS for place in places)
+    labelled = any(len(place) > 1 + splits for place in places)
     for file, place in zip(files, places, strict=True):
-        row: dict[str, Any] = {"file": str(place)}
+        row: dict[str, Any] = {"file": "/".join(place)}
         if labelled:
-            row["label"] = "/".join(place.parts[splits:-1]) or None
+            row["label"] = "/".join(place[splits:-1]) or None
         if splits:
-            row[SPLIT] = place.parts[0]
-        yield _medium(file, folder, row, reading, f"/{place}")
+            row[SPLIT] = place[0]
+        yield _medium(file, folder, row, reading, f"/{row['file']}")
 
 
 def descriptions_in(folder: Path) -> list[Path]:
@@ -160,7 +154,7 @@ def _medium(
     file: Path, folder: Path, row: dict[str, Any], reading: Reading, place: str
 ) -> tuple[str, Row, str]:
     """Return the place, the row and the item of a picture or a sound. Rows with one file are one item."""
-    if not file.resolve().is_relative_to(folder.resolve()):
+    if place_in(file, folder) is None:
         return place, FileFault("the link leads out of the folder; copy the file there"), ""
     try:
         medium = inside(file, reading.root)

@@ -6,6 +6,7 @@ Each file is read once, at the source. A file that cannot be used gives a reason
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import stat
 import struct
@@ -242,17 +243,34 @@ _CHECKS: dict[str, Callable[[bytes], tuple[int, int]]] = {
 """The function that checks a file of each type, and returns the width and height of a picture."""
 
 
+def place_in(file: str | Path, folder: Path) -> str | None:
+    """Return the path of a file, without links and relative to the folder; None if it lies outside of it."""
+    here, (parent, name) = os.getcwd(), os.path.split(file)
+    if name in ("", ".", "..") or os.path.islink(file):
+        path = os.path.realpath(file)
+    else:
+        path = _real_folder(parent, here) + name
+    outer = _real_folder(os.fspath(folder), here)
+    return path[len(outer) :].replace(os.sep, "/") if path.startswith(outer) else None
+
+
+@lru_cache(maxsize=1 << 10)
+def _real_folder(folder: str, here: str) -> str:
+    """Return the path of a folder, as seen from `here`, without links and with a separator at its end."""
+    return os.path.join(os.path.realpath(os.path.join(here, folder)), "")
+
+
 def inside(file: Path, root: Path) -> File:
     """Return a picture or sound of the project in `root`. Raise ValueError, with the reason,
     for a file outside of it or one that cannot be used.
     """
     try:
-        place, project = file.resolve(), root.resolve()
-    except (OSError, RuntimeError) as error:  # links in a circle
+        place = place_in(file, root)
+    except (OSError, ValueError) as error:  # a name that is too long, or has a zero byte
         raise ValueError(f"there is no file '{file.name[:100]}'") from error
-    if not place.is_relative_to(project):
+    if place is None:
         raise ValueError(f"'{file.name}' lies outside the project; copy it there")
-    return examined(place)._replace(path=place.relative_to(project).as_posix())
+    return examined(root / place)._replace(path=place)
 
 
 def look_up(path: str, folder: Path, root: Path) -> File:

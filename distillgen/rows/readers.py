@@ -24,7 +24,7 @@ from distillgen.platforms import cores
 from distillgen.privacy import public
 from distillgen.project import Project
 from distillgen.record import META
-from distillgen.rows.array_readers import array_rows, descriptions_in, folder_rows, media_in, media_rows
+from distillgen.rows.array_readers import array_rows, descriptions_in, folder_rows, media_rows
 from distillgen.rows.documents import KINDS, Document, Unconverted
 from distillgen.rows.jsonl import read_rows
 from distillgen.rows.media import TYPES, FileFault, referred
@@ -237,12 +237,13 @@ def _folder(path: Path, reading: Reading) -> Rows:
     nothing else, in the order of the files' names.
     """
     all_files = inner_files(path)
+    media = [file for file in all_files if file.suffix.lower() in TYPES]
     if reading.pattern:
         matches = {*path.glob(reading.pattern)}
         all_files = [file for file in all_files if file in matches]
     of_rows_or_texts = READERS.keys() - _LARGE.keys() - {".json"}
     files = [file for file in all_files if ending_of(file) in of_rows_or_texts]
-    if not reading.format and _is_of_media(path, files) and (media := media_in(path)):
+    if not reading.format and _is_of_media(path, files) and media:
         yield from folder_rows(path, media, reading)
         return
     if reading.format:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import io
+import os
 import stat
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 from distillgen.inference.faults import Rejected
 from distillgen.inference.parts import with_parts
 from distillgen.inference.request import Request
-from distillgen.rows.media import HEAD, MOST_BYTES, media_type
+from distillgen.rows.media import HEAD, MOST_BYTES, media_type, place_in
 
 _FORMATS = {"audio/wav": "wav", "audio/mpeg": "mp3", "audio/flac": "flac"}
 
@@ -34,16 +35,17 @@ def content(part: Mapping[str, Any], root: Path) -> Content:
     not the one that the row refers to.
     """
     path, word = str(part.get("path", "")), "sound" if part["type"] == "audio" else "picture"
-    file = (root / path).resolve()
-    if not file.is_relative_to(root.resolve()):
-        raise Rejected(f"the {word} '{path}' lies outside the project")
+    file = os.path.join(root, path)
     try:
-        status = file.stat()
+        if place_in(file, root) is None:
+            raise Rejected(f"the {word} '{path}' lies outside the project")
+        status = os.stat(file)
         if not stat.S_ISREG(status.st_mode):
             raise Rejected(f"the {word} '{path}' is no file")
         if status.st_size > MOST_BYTES:
             raise Rejected(f"the {word} '{path}' has more than {MOST_BYTES >> 20} MB")
-        data = file.read_bytes()
+        with open(file, "rb") as stream:
+            data = stream.read()
     except OSError as error:
         raise Rejected(f"the {word} '{path}' cannot be read: {error.strerror}") from error
     if hashlib.sha256(data).hexdigest() != part["sha256"]:
