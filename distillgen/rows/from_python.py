@@ -56,9 +56,7 @@ def with_rows(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _mappings(rows: Any) -> Iterator[Any]:
     """Yield the rows of a pandas or polars frame, an Arrow table, a data set, or any iterable."""
-    if hasattr(
-        rows, "cast_column"
-    ):  # a data set, whose pictures need no decoding unless a function changes them
+    if hasattr(rows, "cast_column"):  # a data set; it decodes pictures only for a function that changes them
         return iter(rows if getattr(rows, "format", {}).get("type") == "custom" else undecoded(rows))
     if hasattr(rows, "iter_rows"):  # polars
         return iter(rows.iter_rows(named=True))

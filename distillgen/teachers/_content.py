@@ -46,8 +46,9 @@ def content(part: Mapping[str, Any], root: Path) -> Content:
             raise Rejected(f"the {word} '{path}' has more than {MOST_BYTES >> 20} MB")
         with open(file, "rb") as stream:
             data = stream.read()
-    except OSError as error:
-        raise Rejected(f"the {word} '{path}' cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        why = getattr(error, "strerror", None) or error
+        raise Rejected(f"the {word} '{path}' cannot be read: {why}") from error
     if hashlib.sha256(data).hexdigest() != part["sha256"]:
         raise Rejected(f"the {word} '{path}' has changed since the row was made; run again from the source")
     media = media_type(data[:HEAD])

@@ -186,6 +186,8 @@ def test_a_file_of_another_kind_is_not_sent(tmp_path):
     with pytest.raises(Rejected, match="no picture of a kind"):
         content(part, tmp_path)
     assert content({**part, "type": "audio"}, tmp_path) == ("audio/wav", wav())
+    with pytest.raises(Rejected, match="cannot be read"):
+        content({**part, "path": "a\0.wav"}, tmp_path)
 
 
 @pytest.mark.parametrize(
