@@ -24,6 +24,7 @@ EXTRAS = {
     "prices": Extra(("genai_prices",), "10 MB"),
     "duplicates": Extra(("rensa", "numpy", "rapidfuzz"), "80 MB"),
     "search": Extra(("bm25s", "numpy"), "75 MB"),
+    "optuna": Extra(("optuna",), "70 MB"),
     "graph": Extra(("networkx", "numpy"), "90 MB"),
     "math": Extra(("math_verify", "pint"), "95 MB"),
     "pictures": Extra(("PIL", "numpy"), "95 MB"),

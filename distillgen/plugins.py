@@ -29,6 +29,7 @@ NOUNS = {
     "filters": "filter",
     "losses": "loss",
     "bodies": "student body",
+    "scores": "score",
 }
 """The noun for a plug-in of each folder, in messages."""
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from distillgen.errors import DistillgenError
 
-MARKS = ("round.json", "manifest.json", "rounds.json")
+MARKS = ("round.json", "manifest.json", "rounds.json", "trial.json", "search.json")
 """Files that mark the files beside them as whole."""
 
 SEEDS = "seeds.json"

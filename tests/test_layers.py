@@ -21,7 +21,7 @@ LAYERS = [  # a folder may import those on lines above its own; a file of the ro
     {"prompting", "teachers", "local_models"},
     {"flow"},
     {"training"},
-    {"losses", "bodies"},
+    {"losses", "bodies", "scores"},
     {"stages", "objectives"},
     {"pipeline"},
     {"runs"},
@@ -29,7 +29,7 @@ LAYERS = [  # a folder may import those on lines above its own; a file of the ro
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-PLUGINS = {"teachers", "stages", "objectives", "losses", "bodies"}
+PLUGINS = {"teachers", "stages", "objectives", "losses", "bodies", "scores"}
 CONTENT = {"pipelines", "prompts", "filters", "data"}  # where the wheel lays what ships
 FACES = {"__init__.py", "__main__.py"}  # of the root: they hand on names of any folder
 

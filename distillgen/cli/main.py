@@ -122,7 +122,7 @@ def init(folder: Path) -> None:
 @click.argument(
     "kind",
     type=click.Choice(
-        ["pipelines", "prompts", "filters", "stages", "providers", "objectives", "losses", "bodies"]
+        ["pipelines", "prompts", "filters", "stages", "providers", "objectives", "losses", "bodies", "scores"]
     ),
     default="pipelines",
 )
@@ -136,7 +136,7 @@ def init(folder: Path) -> None:
     help="Print the filters as a Markdown table, with what each does, its cost and its source.",
 )
 def list_(kind: str, as_json: bool, schema: bool, markdown: bool) -> None:
-    """List pipelines, prompts, filters, stages, providers, objectives, losses or student bodies.
+    """List pipelines, prompts, filters, stages, providers, objectives, losses, student bodies or scores.
 
     Lists those of this project and those that distillgen ships. The place of a pipeline in the surveys
     follows in brackets: how the teacher is made to give what it knows, and the kind of dataset distillation.
@@ -180,7 +180,7 @@ def help_(ctx: click.Context, topic: str | None, as_json: bool) -> None:
     if not entries and command is None:
         topics = [*(entry["name"] for entry in manual), *main.list_commands(ctx)]
         near = get_close_matches(topic, topics, n=1)
-        lists = "distillgen list stages, or filters, providers, objectives, losses, bodies, prompts"
+        lists = "distillgen list stages, or filters, providers, objectives, losses, bodies, scores, prompts"
         remedy = f"did you mean '{near[0]}'?" if near else lists
         raise ConfigError(f"there is no manual of '{topic}'; {remedy}")
     if as_json:

@@ -32,7 +32,7 @@ from distillgen.plugins import find, plugin_class
 from distillgen.project import Project
 from distillgen.prompting.filler import Parts
 from distillgen.prompting.media import NO_MEDIA, Media
-from distillgen.record import SCORES, Record, Unrenderable
+from distillgen.record import SCORES, TEST, Record, Unrenderable
 from distillgen.rows.overlap import OverlapIndex
 from distillgen.text.template import compile_template
 
@@ -274,6 +274,8 @@ class EvaluationSet(NamedTuple):
     """Whether the items ask about the training records, which may therefore repeat them."""
     media: Media = NO_MEDIA
     """The fields of an item that name pictures and sounds."""
+    part: str = TEST
+    """The part of the data whose records are the items, where there is no file."""
 
 
 class Stage(BaseModel):

@@ -97,6 +97,7 @@ def bind_stages(
         for placed in _placed(items, places, project)
     ]
     _check_decontamination(items, project, places)
+    _check_searches(items, places)
     guard = _decontaminate_options(items, stages, places, project, loop)
     names, labels = set[str](), dict[str, str]()
 
@@ -190,6 +191,18 @@ def _check_decontamination(items: Sequence[Mapping[str, Any]], project: Project,
         for name in sorted(sets - searched_sets):
             message = f"'evaluate' asks about '{name}', which 'decontaminate' does not look for"
             raise places.wrong(f"{message}; add it: against: [{name}]", "stages", min(guards))
+
+
+def _check_searches(items: Sequence[Mapping[str, Any]], places: Places) -> None:
+    """Raise ConfigError if an evaluation reports on a file by which a search chooses."""
+    searches = [search for item in items for search in _of(item, "search")]
+    inside = [o for search in searches for inner in search["stages"] for o in _of(inner, "evaluate")]
+    chosen_by = {str(options["data"]) for options in inside if options.get("data")}
+    for i, item in enumerate(items):
+        for options in item.values():
+            if "evaluate" in item and isinstance(options, Mapping) and options.get("data") in chosen_by:
+                message = f"the search chooses by '{options['data']}', and figures of it would flatter"
+                raise places.wrong(f"{message}; give 'data', a file of other items", "stages", i)
 
 
 def _of(item: Mapping[str, Any], kind: str) -> Iterator[Mapping[str, Any]]:

@@ -30,6 +30,7 @@ from distillgen.project import Project, read_text
 from distillgen.prompting.prompt import Prompt
 from distillgen.training.objective import objective_class
 from distillgen.training.part import Loss, Part, Weight
+from distillgen.training.score import Score
 
 
 def pipelines(project: Project) -> list[dict[str, Any]]:
@@ -122,6 +123,16 @@ def bodies(project: Project) -> list[dict[str, Any]]:
     return _entries(names("bodies", project), described)
 
 
+def scores(project: Project) -> list[dict[str, Any]]:
+    """Return the name, description and options of each score of untrained students."""
+
+    def described(name: str) -> dict[str, Any]:
+        score = plugin_class("scores", name, Score, project)
+        return {**_declared(score), "source": _source_of(score)}
+
+    return _entries(names("scores", project), described)
+
+
 def _source_of(declaration: type[BaseModel]) -> str:
     """Return the paper that the docstring of a class's file names in brackets, with its year."""
     text = " ".join((inspect.getdoc(inspect.getmodule(declaration)) or "").split())
@@ -138,6 +149,7 @@ def manual(project: Project) -> list[dict[str, Any]]:
         "objective": objectives,
         "loss": losses,
         "body": bodies,
+        "score": scores,
         "filter": filters,
         "prompt": prompts,
     }

@@ -56,6 +56,7 @@ def write_report(directory: Path) -> None:
         costs=_costs(facts["state"], facts["priced"]),
         students=charts.students(directory),
         loops=charts.loops(directory, facts["lock"]),
+        searches=charts.searches(directory, facts["lock"]),
         kept_examples=kept,
         dropped_examples=dropped,
         are_files=are_files,

@@ -34,14 +34,12 @@ class LoopBounds:
         """Return the bounds of all rounds."""
         if self.how.grows:
             return self._growing(before, samples)
-        first, last = (_of_a_round(stages, before, samples) for stages in (self.beginning, self.stages))
+        first, last = (of_a_round(stages, before, samples) for stages in (self.beginning, self.stages))
         totals: dict[str, Any] = {name: getattr(first, name) for name in TOTALS}
         for _ in range(1, self.n) if self.how.carry else ():  # a carried field can be longer in each round
             parts = {name: last.parts[name] for name in self.how.carry if name in last.parts}
             offered = replace(before, made_bytes=last.made_bytes, made_parts={**before.parts, **parts})
-            last = _of_a_round(
-                self.stages, offered, [*samples, *self._carried(samples, last.made_bytes or 1)]
-            )
+            last = of_a_round(self.stages, offered, [*samples, *self._carried(samples, last.made_bytes or 1)])
             totals = {name: _sum(totals[name], getattr(last, name)) for name in TOTALS}
         if not self.how.carry:
             totals = {name: _sum(totals[name], _times(getattr(last, name), self.n - 1)) for name in TOTALS}
@@ -72,7 +70,7 @@ class LoopBounds:
         rows: int | None = 0
         totals: dict[str, Any] = dict.fromkeys(TOTALS, 0)
         for _ in range(self.n):
-            last = _of_a_round(stages, offered, samples)
+            last = of_a_round(stages, offered, samples)
             totals = {name: _sum(totals[name], getattr(last, name)) for name in TOTALS}
             rows = _sum(rows, last.rows)
             most = self._offered_next(before.rows, offered.rows, last.rows)
@@ -115,7 +113,7 @@ class LoopBounds:
         return replace(record, fields={**filler, **record.fields, **texts})
 
 
-def _of_a_round(stages: Sequence[BoundStage], before: Estimate, samples: Sequence[Record]) -> Estimate:
+def of_a_round(stages: Sequence[BoundStage], before: Estimate, samples: Sequence[Record]) -> Estimate:
     """Return the bounds of one round: its totals, and the rows at its end."""
     totals: dict[str, Any] = dict.fromkeys(TOTALS, 0)
     last, spared = before, 0

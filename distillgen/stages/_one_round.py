@@ -67,8 +67,13 @@ class Round:
     models: Mapping[str, Spec]
     """The models of the pipeline, and of the stages before the loop."""
 
-    async def carry_out(self, number: int, offered: Iterator[Record], state: str, job: Job) -> FinishedRound:
-        """Carry out a round in its directory, and write `round.json` last."""
+    async def carry_out(
+        self, number: int | None, offered: Iterator[Record], state: str, job: Job
+    ) -> FinishedRound:
+        """Carry out a round in its directory, and write `round.json` last.
+
+        Records of another number, which `replay` added, are left out; with None, all are of the round.
+        """
         place = job.context.directory
         place.mkdir(parents=True, exist_ok=True)
         (place / "round.json").unlink(missing_ok=True)
@@ -80,7 +85,7 @@ class Round:
             with partial.open("wb") as out:
                 async for chunk in chunks:
                     for record in chunk:
-                        if record.fields.get(ROUND) == number:  # not a record that `replay` added
+                        if number is None or record.fields.get(ROUND) == number:
                             line = dumps(record.row(), sort_keys=False) + b"\n"
                             out.write(line)
                             sha.update(line)

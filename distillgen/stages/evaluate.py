@@ -44,7 +44,18 @@ from distillgen.inference.teacher import Teacher
 from distillgen.project import Project
 from distillgen.prompting.media import NO_MEDIA, Media
 from distillgen.prompting.prompt import Prompt
-from distillgen.record import META, SCORES, SPLIT, TEST, Record, Unrenderable, digest, dumps, text_of
+from distillgen.record import (
+    META,
+    SCORES,
+    SPLIT,
+    TEST,
+    VALIDATION,
+    Record,
+    Unrenderable,
+    digest,
+    dumps,
+    text_of,
+)
 from distillgen.rows.jsonl import read_rows
 from distillgen.rows.media import UNUSABLE
 from distillgen.rows.readers import with_references
@@ -69,6 +80,7 @@ class Evaluate(Stage, Sampling):
 
     kind = "evaluate"
     scope = "set"
+    optional = frozenset({"when", "split"})
     reads = (
         "the rows of `data`, or the records; in them the fields in the question, `gold`, `options` and `by`"
     )
@@ -96,6 +108,11 @@ class Evaluate(Stage, Sampling):
         None,
         description="with trained, the items ask about facts in the training records: records that repeat an "
         "item of `data` are counted, not dropped; without `data`, the items are the records of the source",
+    )
+    split: Literal["test", "validation"] | None = Field(
+        None,
+        description="held-out records that are the items: test, the default, or validation, by which a "
+        "`search` chooses",
     )
     where: str | None = Field(
         None, description="template; items for which the result is empty, false, no, 0 or null are not asked"
@@ -147,6 +164,8 @@ class Evaluate(Stage, Sampling):
             raise ValueError(
                 "'options', 'perplexity' and 'figures' need 'gold', the field with the right answer"
             )
+        if self.split and (self.data or self.about):
+            raise ValueError("'split' chooses among the held-out records: leave out 'data' and 'about'")
         if self.figures and self.n > 1:
             raise ValueError("'figures' are of one answer to each item: leave out n")
         if self.vote and self.n < 2:
@@ -181,7 +200,7 @@ class Evaluate(Stage, Sampling):
         """Return the file of items and the fields in the question."""
         prompt = self.load_prompt(project)
         question = sorted(prompt.inputs.keys() - {SCORES})
-        return EvaluationSet(self.data, question, self.about is not None, prompt.media)
+        return EvaluationSet(self.data, question, self.about is not None, prompt.media, self.split or TEST)
 
     def bind(self, context: CheckContext) -> BoundEvaluate:
         """Load the question and the metrics; raise ConfigError if they do not fit the models or items."""
@@ -199,6 +218,8 @@ class Evaluate(Stage, Sampling):
                 "'about: trained' needs 'data', a file of items, where the source holds records out: no "
                 "student is trained on these"
             )
+        elif self.split == VALIDATION and SPLIT not in fields:
+            raise ConfigError("'split: validation' needs a source with validation rows: validation: 0.1")
         elif not self.about and SPLIT not in fields and context.trained:
             remedy = "give the source held_out: 0.1, or 'data', a file of other items"
             raise ConfigError(f"the items would be the student's training records; {remedy}")
@@ -321,7 +342,9 @@ class BoundEvaluate(BoundStage):
         async for chunk in chunks:
             if not self.stage.data:
                 items += self._chosen(
-                    r for r in chunk if not r.dropped and (r.part == TEST or SPLIT not in r.fields)
+                    r
+                    for r in chunk
+                    if not r.dropped and (r.part == (self.stage.split or TEST) or SPLIT not in r.fields)
                 )
             yield chunk
         if not items:

@@ -157,7 +157,7 @@ def objectives() -> Iterator[str]:
 
 
 def losses() -> Iterator[str]:
-    """Yield the page of the losses, the weights and the bodies."""
+    """Yield the page of the losses, the weights, the bodies and the scores."""
     yield "# Losses and networks"
     yield (
         "The objective [`distil`](objectives.md#distil) lists losses, and weights that multiply them; a "
@@ -189,6 +189,17 @@ def losses() -> Iterator[str]:
     for entry in catalog.bodies(SHIPPED):
         yield f"### {entry['name']}"
         yield paragraphs(entry["text"])
+        yield option_list(entry["options"]) if entry["options"] else "It has no options."
+    yield "## Scores"
+    yield (
+        "A stage [`search`](stages.md#search) ranks untrained networks by a score, or records it with each "
+        "trial. An entry is a name, or the name with options, among them `name`, what trials call it."
+    )
+    for entry in catalog.scores(SHIPPED):
+        yield f"### {entry['name']}"
+        yield paragraphs(entry["text"])
+        if entry["source"]:
+            yield f"Source: {plain(entry['source'])}."
         yield option_list(entry["options"]) if entry["options"] else "It has no options."
     yield "## Heads, and how they are read"
     yield "`heads` maps a name to its options; a list holds names alone."

@@ -43,7 +43,8 @@ ARGUMENTS = {
     "INTO": "the ledger that receives the answers: its file, or a run",
     "bash|zsh|fish": "the shell",
     "OTHER…": "the ledgers that give the answers",
-    "pipelines|prompts|filters|stages|providers|objectives|losses|bodies": "what to list; default: pipelines",
+    "pipelines|prompts|filters|stages|providers|objectives|losses|bodies|scores": "what to list; default: "
+    "pipelines",
 }
 EXIT_CODES = {
     0: "the command has finished.",

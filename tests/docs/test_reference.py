@@ -52,9 +52,9 @@ def test_every_topic_of_help_has_a_heading():
         "objective": "objectives",
         "filter": "filters",
     }
-    places |= {"loss": "losses", "body": "losses"}
+    places |= {"loss": "losses", "body": "losses", "score": "losses"}
     for entry in catalog.manual(SHIPPED):
-        inner = entry["kind"] in ("prompt", "loss", "body")
+        inner = entry["kind"] in ("prompt", "loss", "body", "score")
         heading = f"\n{'###' if inner else '##'} {entry['name']}\n"
         assert heading in page(places.get(entry["kind"], "prompts")), entry["name"]
     for command in main.main.commands:
@@ -66,7 +66,13 @@ def test_every_topic_of_help_has_a_heading():
 def test_every_option_has_a_line():
     places = {"stages": catalog.stages, "objectives": catalog.objectives, "filters": catalog.filters}
     places |= {"models": catalog.providers}
-    places |= {"losses": lambda project: [*catalog.losses(project), *catalog.bodies(project)]}
+    places |= {
+        "losses": lambda project: [
+            *catalog.losses(project),
+            *catalog.bodies(project),
+            *catalog.scores(project),
+        ]
+    }
     for name, entries in places.items():
         text = page(name) + page("stages")  # where the sampling options are
         for entry in entries(SHIPPED):
