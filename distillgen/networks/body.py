@@ -74,6 +74,18 @@ class Body(BaseModel):
         """Return the number of layers in `layers` of the module, whose output [rows, width] can be masked."""
         return 0
 
+    def subnets(self) -> int:
+        """Return the number of networks that share its weights: more than one learn only as the student."""
+        return 1
+
+    def projections(self) -> Sequence[int]:
+        """Return the widths that the queries, keys and values of its last attention may have; none without.
+
+        A width that only the training knows is 0. Then `forward` of the module returns them after features
+        and tokens, [rows, 3, tokens, width].
+        """
+        return ()
+
     def heads(self) -> Sequence[str]:
         """Return the names of the heads that the body has itself; without any, heads are put on its features.
 

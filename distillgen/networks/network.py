@@ -54,6 +54,8 @@ class Out(NamedTuple):
     """How unevenly experts are used, a number: 1 if all are used alike; None if the network has none."""
     layers: Layers | None = None
     """What it says layer by layer; None if no loss reads it."""
+    projections: Any = None
+    """[rows, 3, tokens, width]: queries, keys and values of the last attention; None if there are none."""
 
 
 class Network(nn.Module):  # type: ignore[misc]
@@ -159,7 +161,14 @@ class Network(nn.Module):  # type: ignore[misc]
         self.table = Out(dict(out.classes), out.place, out.features)
 
     def standardise(self, batch: Mapping[str, Any]) -> None:
-        """Set the mean and the deviation of each input of numbers, to those of all its numbers in a batch."""
+        """Set the mean and the deviation of each input of numbers, to those of all its numbers in a batch.
+
+        A network that is made of an earlier student keeps those of that student.
+        """
+        for part in self._parts.values():
+            if [*part.inputs] == [*self.inputs]:
+                self.scale.copy_(part.scale)
+                return
         for i, (name, shape) in enumerate(self.inputs.items()):
             if shape is not None:
                 values = batch[INPUT + name].float()
@@ -185,8 +194,9 @@ class Network(nn.Module):  # type: ignore[misc]
         place = torch.arange(rows, device=self.scale.device)
         if isinstance(features, Mapping):
             return Out(features, place)
-        features, tokens = features if self.token_width else (features, None)
-        return Out({name: head(features) for name, head in self.heads.items()}, place, features, tokens)
+        features, tokens, *projections = features if self.token_width else (features, None)
+        logits = {name: head(features) for name, head in self.heads.items()}
+        return Out(logits, place, features, tokens, projections=projections[0] if projections else None)
 
     def probabilities(self, out: Out) -> Any:
         """Return the probability of each class [rows, classes], as `read` says."""

@@ -20,7 +20,7 @@ from distillgen.training.dialogue import Dialogue
 from distillgen.training.mixup import Mixup
 from distillgen.training.part import Entry, Loss, Part, losses_of, weights_of
 from distillgen.training.part import Signal as SignalKind
-from distillgen.training.sources import Source
+from distillgen.training.sources import NOUNS, Source
 
 STUDENT = "student"
 VARIABLES = frozenset({"progress", "epoch"})  # in the arithmetic of a weight, besides the weights
@@ -260,7 +260,7 @@ class Teaching(Dialogue):
             if name in names and number not in (None, taught_by):
                 raise ConfigError(f"weight: '{name}' weighs {number} teachers, and the loss has {taught_by}")
 
-    def _check_signal(self, name: str, signal: str, context: CheckContext) -> None:
+    def _check_signal(self, name: str, signal: SignalKind, context: CheckContext) -> None:
         """Raise ConfigError if a stage that is a teacher does not record the signal."""
         source = self.teachers.get(name)
         if signal == "number" and (source is None or source.field is None):
@@ -268,9 +268,10 @@ class Teaching(Dialogue):
         if signal == "number":
             context.need(name, "a weight")
         live = source is None or source.model is not None or source.peer is not None
-        if signal in ("tokens", "layers") and not live:
+        if signal in ("tokens", "layers", "projections") and not live:
+            signals = NOUNS[signal].removeprefix("no ")
             remedy = "name an earlier student or a peer"
-            raise ConfigError(f"teacher: '{name}' was recorded, and {signal} are not; {remedy}")
+            raise ConfigError(f"teacher: '{name}' was recorded, and {signals} are not; {remedy}")
         if source is None or source.stage is None:
             return
         stage = next((stage for stage in context.stages if stage.name == source.stage), None)
@@ -313,6 +314,10 @@ class Teaching(Dialogue):
                 raise ConfigError(
                     f"teachers: the peer '{name}' begins with random weights, and '{network.body}' is made "
                     "of an earlier student; make it the student of a stage"
+                )
+            if name != STUDENT and body.subnets() > 1:
+                raise ConfigError(
+                    f"teachers: the peer '{name}' has several sizes; give it one, or make it the student"
                 )
         for loss in losses_of(self.losses, context.project):
             if loss.head is not None and loss.head not in heads[loss.of]:

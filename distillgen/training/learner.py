@@ -198,9 +198,26 @@ class Learner(nn.Module):  # type: ignore[misc]
                 weight.fit(step, self._module(name))
 
     def forward(self, batch: Mapping[str, Any]) -> Any:
-        """Return the loss of a batch: the losses' total, and in training what weights learn by."""
+        """Return the loss of a batch: the losses' total, and in training what weights learn by.
+
+        A supernet learns by the mean over some of its subnets.
+        """
         if self.training and self._mixup:
             batch = self._mixup.mixed(batch, self._seed, self.when[2])
+        body: Any = getattr(self.networks[STUDENT], "body", None)
+        if not self.training or not hasattr(body, "subnets"):
+            return self._total(batch)
+        largest, total = body.subnet, 0.0
+        subnets = body.subnets(self.generator("subnets", self.when[2]))
+        try:
+            for subnet in subnets:
+                body.subnet = subnet
+                total = total + self._total(batch) / len(subnets)
+        finally:
+            body.subnet = largest
+        return total
+
+    def _total(self, batch: Mapping[str, Any]) -> Any:
         step = Step(self, batch, learning=self.training)
         total = step.total()
         if self.training:
@@ -215,12 +232,18 @@ class Learner(nn.Module):  # type: ignore[misc]
         """The names of the weights."""
         return [*self._weights]
 
-    def settle(self) -> None:
+    def settle(self, rows: Any) -> None:
         """End the training: choose, on the validation rows, how the heads of each network are read.
 
-        A network over a graph remembers what it says of every node, with all nodes around it.
+        `rows` are those of the training. A supernet remembers the loss of each of its subnets on the
+        validation rows, or else on these. A network over a graph remembers what it says of every node,
+        with all nodes around it.
         """
         self.eval()
+        body: Any = getattr(self.networks[STUDENT], "body", None)
+        if hasattr(body, "compare"):
+            rows = rows if self._validation is None else self._validation
+            body.compare(lambda: self._loss_of(rows))
         for network in self.networks.values():
             graph = self._graph if getattr(network, "reads", "") == "graph" else None
             if graph is not None:
@@ -230,12 +253,27 @@ class Learner(nn.Module):  # type: ignore[misc]
                 with torch.no_grad():
                     network.choose_reading(network(batch), batch["label"])
 
+    def _loss_of(self, rows: Any) -> float:
+        """Return the mean loss of rows."""
+        total = 0.0
+        with torch.no_grad():
+            for places in _chunks(len(rows)):
+                batch = self._on_device(rows.__getitems__(places))
+                total += len(places) * float(self(batch))
+        return total / len(rows)
+
     def values(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of all weights for the rows of a batch: numbers, or lists of one a teacher."""
         step = Step(self, batch)
         with torch.no_grad():
             rows = {name: self.weight_rows(name, step) for name in self._weights}
         return {name: value.movedim(-1, 0).tolist() for name, value in rows.items()}
+
+
+def _chunks(count: int, size: int = 1024) -> Iterator[list[int]]:
+    """Yield the places of rows, so many at once."""
+    for start in range(0, count, size):
+        yield [*range(start, min(start + size, count))]
 
 
 def _for_module(loss: Any, module: Any) -> Any:
@@ -307,7 +345,7 @@ class Loop(Trainer):  # type: ignore[misc]
             super().save_model(output_dir, _internal_call)
         elif self.args.should_save:
             learner, folder = self.accelerator.unwrap_model(self.model), Path(output_dir)
-            learner.settle()
+            learner.settle(self.train_dataset)
             for name, network in learner.networks.items():
                 network.save(folder if name == STUDENT else folder / PEERS / name)
             if learner.weight_names and learner.ids:
@@ -315,10 +353,9 @@ class Loop(Trainer):  # type: ignore[misc]
 
     def _write_weights(self, learner: Learner, file: Path) -> None:
         """Write the last value of every weight for each training row, in order."""
-        rows, size = self.train_dataset, 1024
+        rows = self.train_dataset
         with file.open("wb") as lines:
-            for start in range(0, len(rows), size):
-                places = list(range(start, min(start + size, len(rows))))
+            for places in _chunks(len(rows)):
                 batch = self._prepare_inputs(self.data_collator(rows.__getitems__(places)))
                 values = learner.values(batch)
                 for i, place in enumerate(places):

@@ -21,10 +21,10 @@ from distillgen.project import Project
 if TYPE_CHECKING:
     from distillgen.training.step import Step
 
-Signal: TypeAlias = Literal["classes", "vector", "number", "tokens", "layers"]
+Signal: TypeAlias = Literal["classes", "vector", "number", "tokens", "layers", "projections"]
 """What a teacher says of a row: a distribution over classes or tokens, a vector, the number in a field, the
-vectors of its parts, which only networks give, or the hidden states and the attention of its layers, which
-only live language models give.
+vectors of its parts, which only networks give, the hidden states and the attention of its layers, which only
+live language models give, or the queries, keys and values of its last attention, which only networks give.
 """
 
 

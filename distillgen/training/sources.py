@@ -22,6 +22,7 @@ COLUMNS_OF: Mapping[SignalKind, Sequence[str]] = {
     "number": ("vector",),
     "tokens": ("tokens",),  # no column of a recorded teacher
     "layers": ("layers",),  # nor this
+    "projections": ("projections",),  # nor this
 }
 NOUNS: Mapping[SignalKind, str] = {
     "classes": "no classes",
@@ -29,6 +30,7 @@ NOUNS: Mapping[SignalKind, str] = {
     "number": "no number",
     "tokens": "no tokens",
     "layers": "no layers",
+    "projections": "no queries, keys and values",
 }
 
 

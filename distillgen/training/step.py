@@ -91,6 +91,16 @@ class Step:
             raise ConfigError(f"'{name}' gives no layers; name a decoder on this machine")
         return layers
 
+    def projections(self, name: str) -> Any:
+        """Return queries, keys and values [rows, 3, tokens, width] of a network or live teacher.
+
+        Raise ConfigError if there are none.
+        """
+        projections = self._of_teacher(name).projections
+        if projections is None:
+            raise ConfigError(f"'{name}' gives no queries, keys and values; name a network {{supernet: …}}")
+        return projections
+
     def _of_teacher(self, name: str) -> Out:
         """Return what a network or teacher says of the rows, or of others if a control arm exchanges it."""
         out = self.out(self._learner.network_of(name))
@@ -203,14 +213,16 @@ class Step:
 
 def _exchanged(out: Out) -> Out:
     """Return what a network says of other rows of the batch."""
-    features, tokens = (None if values is None else _rolled(values) for values in (out.features, out.tokens))
+    features, tokens, projections = (
+        None if values is None else _rolled(values) for values in (out.features, out.tokens, out.projections)
+    )
     layers = out.layers and Layers(
         [_rolled(values) for values in out.layers.states],
         [_rolled(values) for values in out.layers.attention],
         _rolled(out.layers.there),
     )
     logits = {name: _rolled(values) for name, values in out.classes.items()}
-    return Out(logits, out.place, features, tokens, layers=layers)
+    return Out(logits, out.place, features, tokens, layers=layers, projections=projections)
 
 
 def _rolled(values: Any) -> Any:

@@ -344,6 +344,75 @@ GLOBAL = {1.0: [1.286813999, 1.396161192], 0.1: [1.032228893, 1.782955675]}
 GLOBAL_HALFWAY = [0.901190073, 1.177416949]  # the temperature is √0.1
 
 
+# Distiller, MI-α: the score of the features of row i and the vector of row j, and a baseline of each vector
+
+SCORES = [[1.2, -0.3, 0.4, -1.0], [0.1, 0.9, -0.6, 0.2], [-0.5, 0.3, 1.5, -0.2], [0.0, -0.8, 0.6, 0.7]]
+BASELINES = [0.3, -0.1, 0.5, 0.2]
+
+
+def information(j, alpha):
+    """The part of row j in Poole et al.'s I_α."""
+    column = [math.exp(row[j]) for row in SCORES]
+    others = [x for i, x in enumerate(column) if i != j]
+
+    def normal(values):
+        return alpha * sum(values) / len(values) + (1 - alpha) * math.exp(BASELINES[j])
+
+    return 1 + math.log(column[j] / normal(column)) - sum(others) / len(others) / normal(others)
+
+
+INFORMATION = {
+    0.0: [1.230374021, 1.064286415, 1.219040193, 0.842828581],
+    0.01: [1.2269839, 1.059878188, 1.214676432, 0.841517721],
+    0.5: [1.040963454, 0.858687962, 0.998434227, 0.755510013],
+    0.9: [0.846802684, 0.711753653, 0.813170446, 0.638900667],
+    1.0: [0.78924582, 0.676934631, 0.764698408, 0.599755274],
+}
+
+
+# AutoDistil: relations of three tokens of width 4 (student) and 8 (teacher), split into two heads
+
+
+def relations(tokens, heads, kind):
+    """Z Zᵀ / √d of each head, softmaxed for kl."""
+    size = len(tokens[0]) // heads
+    split = [[token[h * size : (h + 1) * size] for token in tokens] for h in range(heads)]
+    raw = [[[dot(a, b) / math.sqrt(size) for b in head] for a in head] for head in split]
+    return raw if kind == "mse" else [[softmax(row) for row in head] for head in raw]
+
+
+def attention_relations(student, teacher, heads, kind):
+    """The loss of a row: over queries, keys and values the sum, over heads and tokens the mean."""
+    total = 0.0
+    for ours, theirs in zip(student, teacher, strict=True):
+        pairs = zip(relations(ours, heads, kind), relations(theirs, heads, kind), strict=True)
+        rows = [(q, p) for one, other in pairs for q, p in zip(one, other, strict=True)]
+        if kind == "kl":
+            total += sum(kl(p, q) for q, p in rows) / len(rows)
+        else:
+            total += sum((a - b) ** 2 for q, p in rows for a, b in zip(q, p, strict=True)) / len(rows) / 3
+    return total
+
+
+# of each row: queries, keys and values, each of three tokens
+PROJECTIONS = [
+    [
+        [[0.3, -0.2, 0.9, 0.4], [1.0, 0.1, -0.3, 0.2], [-0.6, 0.7, 0.0, -0.5]],
+        [[0.5, 0.5, -0.1, 0.3], [-0.2, 0.8, 0.6, -0.9], [0.4, -0.3, 0.2, 0.1]],
+        [[-0.7, 0.2, 0.3, 0.3], [0.1, 0.6, -0.4, 0.8], [0.9, -0.1, 0.5, -0.2]],
+    ],
+    [
+        [[0.1, 0.2, -0.9, 0.7], [0.0, -0.1, 0.3, 0.6], [0.6, -0.7, 0.4, 0.5]],
+        [[-0.5, 0.3, 0.1, 0.9], [0.7, 0.8, -0.6, 0.2], [0.3, 0.3, -0.2, -0.1]],
+        [[0.4, 0.2, 0.8, -0.3], [-0.1, -0.6, 0.4, 0.1], [0.2, 0.1, 0.5, 0.9]],
+    ],
+]
+WIDER = [
+    [[[2 * x for x in token] + token[::-1] for token in one] for one in reversed(row)] for row in PROJECTIONS
+]
+RELATIONS = {"kl": [0.523553553, 0.399709177], "mse": [1.995634835, 1.976937919]}
+
+
 # Margin-MSE: of scores of a right and a wrong document
 
 

@@ -30,6 +30,12 @@ TUTOR = {"tutor": {"peer": {"mlp": [8]}}}
         },
         {"losses": [{"features": {"teacher": "sees", "kind": "cosine", "rate": 0.1}}]},
         {"losses": [{"features": {"teacher": "image"}}]},
+        {"losses": [{"information": {"teacher": "sees", "alpha": 0}}]},
+        {
+            "losses": [{"attention_relations": {"teacher": "tutor"}}],
+            "student": {"supernet": {"depth": [1, 2], "width": [4, 8]}},
+            "teachers": {"tutor": {"peer": {"supernet": {"depth": 1, "width": 12}}}},
+        },
         {"losses": [{"neighbours": {"teacher": "says"}}], "node": "id", "neighbours": "near"},
         {"losses": [kd(weight="alpha")], "label": "label", "weights": ALPHA},
         {"losses": [kd(["says", "votes"], weight="0.1 * route")], "weights": ROUTE},
@@ -93,6 +99,34 @@ def test_what_is_right_passes_the_check(filled, options):  # noqa: F811
             {"losses": [{"layers": {"teacher": "tutor"}}], "teachers": TUTOR},
             "'layers': it compares layers of attention; it is for language models, without 'inputs'",
         ),
+        ({"losses": [{"information": {"teacher": "says"}}]}, "'says' records no vectors; name a stage embed"),
+        ({"losses": [{"information": {"teacher": "sees", "alpha": 1.1}}]}, "less than or equal to 1"),
+        (
+            {"losses": [{"attention_relations": {"teacher": "tutor"}}], "teachers": TUTOR},
+            "body 'mlp' has none; take {supernet: {depth: 2, width: 32}}",
+        ),
+        (
+            {
+                "losses": [{"attention_relations": {"teacher": "tutor", "heads": 3}}],
+                "student": {"supernet": {"depth": 1, "width": [12, 8]}},
+                "teachers": TUTOR,
+            },
+            "heads: 3 do not divide the width 8 of the student",
+        ),
+        (
+            {"losses": [{"attention_relations": {"teacher": "sees"}}]},
+            "'sees' was recorded, and queries, keys and values are not; name an earlier student or a peer",
+        ),
+        ({"losses": [kd()], "student": {"supernet": {"depth": 1, "width": 6}}}, "4 heads do not divide the"),
+        (
+            {
+                "losses": [kd("tutor")],
+                "teachers": {"tutor": {"peer": {"supernet": {"depth": [1, 2], "width": 8}}}},
+            },
+            "the peer 'tutor' has several sizes; give it one, or make it the student",
+        ),
+        ({"losses": [kd()], "student": {"supernet": {"width": 8}}}, "depth"),
+        ({"losses": [kd()], "student": {"supernet": {"depth": [], "width": 8}}}, "at least 1"),
         ({"losses": [{"surer": {"teacher": "says"}}]}, "list it under 'weights'"),
         ({"losses": [kd()], "weights": {"w": "taid"}}, "list it under 'losses'"),
     ],
@@ -110,7 +144,7 @@ def test_a_weight_that_learns_from_validation_records_needs_some(filled):  # noq
 
 def test_losses_of_one_class_a_row_are_not_for_language_models(filled):  # noqa: F811
     words = {"format": {"fields": {"prompt": "q", "completion": "{{ text }}"}}}
-    for loss in ("plackett_luce", "features", "token_relations"):
+    for loss in ("plackett_luce", "features", "information", "token_relations", "attention_relations"):
         options = {"inputs": None, "student": "tiny", "losses": [{loss: {"teacher": "says"}}]}
         with pytest.raises(ConfigError, match="takes one class a row, and the student writes texts"):
             distillgen.load(pipeline(words, **options))
@@ -179,6 +213,7 @@ def test_a_body_with_heads_has_no_features(filled):  # noqa: F811
     filled.write("bodies/headed.py", HEADED)
     for options in (
         {"losses": [{"features": {"teacher": "sees"}}]},
+        {"losses": [{"information": {"teacher": "sees"}}]},
         {"losses": [kd(["says", "votes"], weight="route")], "weights": ROUTE},
     ):
         with pytest.raises(ConfigError, match="it reads features, and student body 'headed' gives none"):

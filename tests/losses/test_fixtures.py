@@ -15,6 +15,11 @@ def ranked(temperature):
     return [f.plackett_luce(s, p, y, temperature) for s, p, y in zip(f.S, f.T, f.Y, strict=True)]
 
 
+def related(kind):
+    pairs = zip(f.PROJECTIONS, f.WIDER, strict=True)
+    return [f.attention_relations(student, teacher, 2, kind) for student, teacher in pairs]
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
@@ -38,6 +43,8 @@ def ranked(temperature):
         (f.high(1.5), f.HIGH),
         (f.gate(f.FEATURES[0]), f.GATE),
         (f.balance(), f.BALANCE),
+        *(([f.information(j, alpha) for j in range(4)], f.INFORMATION[alpha]) for alpha in f.INFORMATION),
+        *((related(kind), f.RELATIONS[kind]) for kind in f.RELATIONS),
         (f.inner(), f.INNER),
         *((f.near(*options), f.LOCAL[options]) for options in f.LOCAL),
         *((f.contrast(t), f.GLOBAL[t]) for t in f.GLOBAL),

@@ -305,6 +305,111 @@ def test_features(tmp_path, kind):
     assert torch.autograd.grad(values.sum(), [projection.weight])[0].abs().max() > 0
 
 
+@pytest.mark.parametrize("alpha", f.INFORMATION)
+def test_the_bound_of_information(alpha):
+    from distillgen.losses.information import bound
+
+    scores = torch.tensor(f.SCORES, requires_grad=True)
+    values = bound(scores, torch.tensor(f.BASELINES), alpha)
+    assert close(values.tolist(), f.INFORMATION[alpha])
+    assert torch.autograd.grad(values.sum(), [scores])[0].isfinite().all()
+
+
+def gaussian(scored: bool, alpha: float, *, count: int = 32, batches: int = 400) -> tuple[float, float]:
+    """The mean bound over batches of pairs of jointly Gaussian numbers that share 5 nats, and its error.
+
+    The score is log p(x, y) / p(x) p(y) itself, and the baseline 0. The control takes strangers as pairs.
+    """
+    from distillgen.losses.information import bound
+
+    draw, size = torch.Generator().manual_seed(0), 4
+    square = 1 - math.exp(-2 * 5 / size)
+    values = []
+    for _ in range(batches):
+        x, noise = (torch.randn(count, size, generator=draw) for _ in range(2))
+        y = square**0.5 * x + (1 - square) ** 0.5 * noise
+        mean = square**0.5 * x[:, None]
+        density = ((y**2 - (y - mean) ** 2 / (1 - square)).sum(-1) - size * math.log(1 - square)) / 2
+        values.append(bound(density if scored else density.roll(1, 0), torch.zeros(count), alpha).mean())
+    bounds = torch.stack(values)
+    return bounds.mean().item(), bounds.std().item() / batches**0.5
+
+
+def test_the_bound_of_five_nats_grows_as_alpha_falls_and_stays_below_it():
+    """At α = 1 it cannot pass log 32 = 3.47; strangers share nothing."""
+    bounds = {alpha: gaussian(True, alpha) for alpha in (1, 0.9, 0.5, 0.01)}
+    means = [mean for mean, _ in bounds.values()]
+    assert means == sorted(means) and means[0] <= math.log(32)
+    assert means[-1] > 4.5 and all(mean <= 5 + 2 * error for mean, error in bounds.values())
+    assert all(gaussian(False, alpha)[0] <= 0.1 for alpha in bounds)
+
+
+def informed(tmp_path, **options):
+    """A loop with the loss, whose student has the features of the fixtures; the loss, and its critic."""
+    teachers, losses = {"v": {"field": "v"}}, [("information", {"teacher": "v", **options})]
+    loop = prepared(rows(), losses, tmp_path, teachers=teachers, student={"mlp": [2]})
+    return loop, *only(loop)
+
+
+def test_information_scores_each_pair_of_features_and_vectors(tmp_path):
+    loop, loss, (critic,) = informed(tmp_path, alpha=0.5, neurons=3)
+    features = torch.tensor(f.FEATURES)
+    step = step_of(loop)
+    values = loss.rows(step, [critic])
+    for j, value in enumerate(values.tolist()):
+        column = [
+            critic["score"](critic["student"](x) + critic["teacher"](features[j])).item() for x in features
+        ]
+        base = critic["baseline"](features[j]).item()
+        powers, others = [math.exp(s) for s in column], [math.exp(s) for i, s in enumerate(column) if i != j]
+        normal = [0.5 * sum(p) / len(p) + 0.5 * math.exp(base) for p in (powers, others)]
+        assert value == pytest.approx(
+            -1 - column[j] + math.log(normal[0]) + sum(others) / 3 / normal[1], abs=1e-5
+        )
+    gradients = torch.autograd.grad(values.sum(), list(critic.parameters()), allow_unused=True)
+    assert all(g is not None and g.abs().max() > 0 for g in gradients)
+
+
+def test_information_of_one_row_teaches_nothing(tmp_path):
+    loop, loss, (critic,) = informed(tmp_path)
+    step = step_of(loop)
+    step.vector = lambda name: torch.tensor(f.FEATURES[:1], requires_grad=True)
+    (value,) = loss.rows(step, [critic])
+    value.backward()
+    assert value.item() == 0
+
+
+def attended(tmp_path, *, teacher=f.WIDER, student=f.PROJECTIONS, **options) -> list[float]:
+    """The rows of the relations of the fixtures' queries, keys and values."""
+    from distillgen.losses.attention_relations import AttentionRelations
+    from distillgen.networks.network import Out
+
+    step = step_of(prepared(rows()[:2], [("cross_entropy", {})], tmp_path))
+    for name, values in (("student", student), ("peer", teacher)):
+        step._outs[name] = Out({}, torch.arange(2), projections=torch.tensor(values))
+    return AttentionRelations(teacher="peer", heads=2, **options).rows(step, None).tolist()
+
+
+@pytest.mark.parametrize("kind", f.RELATIONS)
+def test_relations_of_attention(tmp_path, kind):
+    assert close(attended(tmp_path, kind=kind), f.RELATIONS[kind])
+    assert close(attended(tmp_path, kind=kind, teacher=f.PROJECTIONS), [0, 0])
+    assert not close(attended(tmp_path, kind=kind, teacher=f.WIDER[::-1]), f.RELATIONS[kind], 1e-3), (
+        "another row"
+    )
+
+
+def test_relations_of_attention_that_do_not_fit_are_an_error(tmp_path):
+    from distillgen.errors import ConfigError
+
+    short = [[one[:2] for one in row] for row in f.WIDER]
+    odd = [[[token[:7] for token in one] for one in row] for row in f.WIDER]
+    narrow = [[[token[:3] for token in one] for one in row] for row in f.PROJECTIONS]
+    for wrong in ({"teacher": short}, {"teacher": odd}, {"student": narrow}):
+        with pytest.raises(ConfigError, match="'student' has 3 tokens .*, and 'peer' [23]"):
+            attended(tmp_path, **wrong)
+
+
 def related(tmp_path, *, over=f.OVER, progress=0.0, **options) -> list[float]:
     """The rows of the relations of the fixtures' tokens, all of which are drawn."""
     from distillgen.losses.token_relations import TokenRelations

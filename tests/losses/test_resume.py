@@ -11,6 +11,7 @@ LOSSES = [
     ("cross_entropy", {"weight": "1 - alpha"}),
     ("taid", {"teacher": "t", "weight": "alpha", "pace": 0.2}),
     ("features", {"teacher": "v", "rate": 0.05}),
+    ("information", {"teacher": "v", "neurons": 4}),
     ("subclasses", {"teacher": "t", "embedding": "v", "head": "sub"}),
     ("divergence", {"teacher": ["t", "u"], "weight": "route", "temperature": 2}),
 ]
@@ -53,10 +54,11 @@ def test_parts_with_parameters_and_with_state_go_on_to_the_same_bits(tmp_path):
     assert {
         "parts.loss 1.share",
         "parts.loss 2.0.weight",
+        "parts.loss 3.0.baseline.0.weight",
         "parts.route.weight",
         "parts.alpha.4.bias",
     } <= changed
-    assert "parts.loss 3.directions" in before.keys() - changed, "what the fit set stays"
+    assert "parts.loss 4.directions" in before.keys() - changed, "what the fit set stays"
 
 
 def test_the_last_weights_are_written_row_by_row(tmp_path):

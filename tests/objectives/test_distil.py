@@ -267,6 +267,14 @@ PEERS = {
         "losses": [kd(), kd(of="tutor")],
     }
 }
+SUPER = {
+    "train": {
+        **NETWORK,
+        "name": "big",
+        "student": {"supernet": {"depth": [1, 2], "width": [4, 8]}, "attention_heads": 2},
+        "losses": [kd()],
+    }
+}
 OVER = {"train": {**NETWORK, "name": "big", "student": GCN, **EDGES, "losses": [kd()]}}
 
 
@@ -276,6 +284,8 @@ OVER = {"train": {**NETWORK, "name": "big", "student": GCN, **EDGES, "losses": [
         ((MADE,), {"student": {"masked": "student-big", "layers": [0, 1]}}),
         ((PEERS,), {"student": {"masked": "student-big-tutor"}, "inputs": ["text"]}),
         ((PEERS,), {"student": "student-big-tutor", "inputs": ["text", "image"]}),
+        ((SUPER,), {"student": {"subnet": "student-big"}}),
+        ((SUPER,), {"student": {"subnet": "student-big", "width": 4, "within": 128}}),
         ((), {"student": GCN, **EDGES}),
         ((OVER,), {"student": "student-big", **EDGES}),
     ],
@@ -291,6 +301,17 @@ def test_bodies_that_fit_pass_the_check(filled, stages, options):
         ((MADE,), {"student": {"masked": "student-bog"}}, "'student-bog'; did you mean 'student-big'?"),
         ((MADE,), {"student": {"masked": "student-big", "heads": ["a"]}}, "has heads itself"),
         ((OVER,), {"student": {"masked": "student-big"}}, "has no layers to mask"),
+        ((MADE,), {"student": {"subnet": "student-big"}}, "'student-big' is no supernet; train one with"),
+        (
+            (SUPER,),
+            {"student": {"subnet": "student-big", "width": 6}},
+            "'student-big' has no subnet of width 6; choose among 4, 8",
+        ),
+        (
+            (SUPER,),
+            {"student": {"subnet": "student-big", "depth": 2, "within": 255}},
+            "within: the smallest such subnet of 'student-big' needs 256 multiplications",
+        ),
         (
             (PEERS,),
             {"student": {"masked": "student-big-tutor"}},
