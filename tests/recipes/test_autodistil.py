@@ -81,7 +81,7 @@ def test_the_loss_in_the_supernet_ranks_subnets_as_the_loss_alone(tmp_path, monk
     from scipy.stats import spearmanr
 
     train_here(monkeypatch)
-    subnets = [(1, 8, 1), (1, 16, 1), (2, 8, 2), (1, 32, 1), (2, 32, 2)]
+    subnets = [(1, 8, 1), (1, 32, 1), (2, 32, 2)]
     run = teach(pipeline(subnets, steps=60, train=1600), {}, out=tmp_path / "run")
     values = losses(run.directory, subnets, train=1600)
     assert spearmanr(values["super"], values["alone"]).statistic >= 0.7
