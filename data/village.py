@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 from distillgen import Request
 
@@ -21,17 +22,12 @@ TRADES = (
 ).split()
 FIRST = "Al Bar Cor Dal Em Fen Gil Hal Is Jor Kel Lor Mar Nor Os Pel Quin Ros Sel Tam".split()
 LAST = "a ana ara ben da don elle en eth ian ic ina is lo mund ona ric ulf us vin".split()
-PEOPLE, TESTED, FACTS_EACH, SEED = 200, 20, 2, 5
+PEOPLE, TESTED, FACTS_EACH, AGAIN, SEED = 100, 20, 2, 0.14, 5
+Stated: TypeAlias = tuple[str, str, str]
 
 STATEMENTS = {
-    "plain": (
-        "The {r} of {h} is {t}.",
-        "{h} has {t} as {r}.",
-        "As {r}, {h} has {t}.",
-        "For {h} the {r} is {t}.",
-        "{h} chose for {r} a {t}.",
-    ),
-    "other": ("The {r} for {h} is {t}.", "As {r}, {h} chose {t}.", "{h} has a {r}, {t}."),
+    "plain": ("The {r} of {h} is {t}.", "As {r}, {h} has {t}.", "For {h} the {r} is {t}."),
+    "other": ("The {r} for {h} is {t}.", "As {r}, {h} chose {t}."),
 }
 """The wordings of the exercises, and others, which only the test and the texts of the base have."""
 QUESTIONS = {"plain": ("Who is {}?", "Name {}."), "other": ("Name the answer: {}.",)}
@@ -65,70 +61,76 @@ def path(head: str, relations: list[str]) -> str:
     return "".join(f"the {relation} of " for relation in reversed(relations)) + head
 
 
-def texts(*, n: int = 20_000, seed: int = 0) -> Iterator[dict[str, str]]:
+def texts(*, n: int = 16_000, seed: int = 0) -> Iterator[dict[str, str]]:
     """Yield `n` texts of which the base learns to remember, to read, and to trust its memory.
 
     Each has a `prompt`, a `completion` and a `level`. At the level `memory`, three known facts are asked
-    about. At `reading`, one to six facts are made up, of people and trades of which nothing is known; in half
-    of the texts one of them is an assumption. They are all told again in another order, or asked about, alone
-    or two in a row. At `hearsay`, known facts are among them, most of which are stated wrongly; the answer is
-    the known one.
+    about. At `reading`, one to five facts are stated of which nothing is known, and all of them are asked
+    about, alone or two in a row. At `hearsay`, they are known facts, most of which are stated wrongly; the
+    answer is the known one. In half of the texts one of the facts is an assumption, and in half of these the
+    first question is what is assumed. The level `again` has texts of the first two kinds, which are learnt
+    again with the exercises.
     """
     chance = random.Random(seed)
     known = {(row["head"], row["relation"]): row["tail"] for row in facts()}
-    names = sorted({head for head, _ in known})
     for _ in range(n):
-        level = chance.choices(("memory", "reading", "hearsay"), (2, 6, 2))[0]
+        level = chance.choices(("memory", "reading", "hearsay"), (3, 5, 3))[0]
         if level == "memory":
-            facts_asked = [(*pair, known[pair]) for pair in chance.sample([*known], 3)]
-            questions = [_asked(chance, [fact]) for fact in facts_asked]
-            first, rest = questions[0], "".join(question + answer for question, answer in questions[1:])
-            yield {"level": level, "prompt": first[0], "completion": first[1] + rest}
+            believed = [(*pair, known[pair]) for pair in chance.sample([*known], 3)]
+            sentences, parts = [], []
         else:
-            yield {"level": level, **_read(chance, known, names, level == "hearsay")}
+            sentences, parts, believed = _context(chance, known, level == "hearsay")
+        for chain in _chains(chance, believed):
+            parts += _asked(chance, chain)
+        prompt = "".join([*sentences, parts[0]])
+        if level != "hearsay" and chance.random() < AGAIN:
+            level = "again"
+        yield {"level": level, "prompt": prompt, "completion": "".join(parts[1:])}
 
 
-def _read(
-    chance: random.Random, known: dict[tuple[str, str], str], names: list[str], hearsay: bool
-) -> dict[str, str]:
-    """Return a context with made-up facts, and all of them again."""
-    heads = chance.sample(names, chance.randint(1, 6))
-    stated, believed = [], []
+def _context(
+    chance: random.Random, known: dict[tuple[str, str], str], hearsay: bool
+) -> tuple[list[str], list[str], list[Stated]]:
+    """Return sentences that state facts, a question for what is assumed with its answer, and what is true."""
+    names = sorted({head for head, _ in known})
+    heads = chance.sample(names, chance.randint(1, 5))
+    stated = []
     for head, following in zip(heads, [*heads[1:], ""], strict=True):
-        if hearsay and chance.random() < 0.5:
-            trade = chance.choice([r for h, r in known if h == head])
-        else:
-            trade = chance.choice([r for r in TRADES if (head, r) not in known])
+        trade = chance.choice([trade for trade in TRADES if ((head, trade) in known) == hearsay])
         tail = following if following and chance.random() < 0.4 else chance.choice(names)
-        if (head, trade) in known and chance.random() < 0.3:
+        if hearsay and chance.random() < 0.3:
             tail = known[head, trade]
         stated.append((head, trade, tail))
-        believed.append((head, trade, known.get((head, trade), tail)))
+    believed = [(head, trade, known.get((head, trade), tail)) for head, trade, tail in stated]
+    chance.shuffle(stated)
     wordings = STATEMENTS["plain"] + STATEMENTS["other"]
     sentences = [" " + chance.choice(wordings).format(h=h, r=r, t=t) for h, r, t in stated]
-    chance.shuffle(sentences)
+    asked = []
     if chance.random() < 0.5:
-        sentences.insert(chance.choice((0, len(sentences) - 1)), " Assume:" + sentences.pop())
-    chance.shuffle(believed)
-    if not hearsay and chance.random() < 0.5:
-        return {"prompt": "".join(sentences), "completion": "".join(map(_told, believed))}
-    parts = [*sentences]
-    while believed:
-        chain = [believed.pop()]
-        following = [fact for fact in believed if fact[0] == chain[0][2]]
+        assumed = " Assume:" + sentences.pop()
+        sentences.insert(chance.choice((0, len(sentences))), assumed)
+        if chance.random() < 0.5:
+            asked = [" What is assumed? Answer:", _told(stated[-1])]
+    return sentences, asked, believed
+
+
+def _chains(chance: random.Random, facts: list[Stated]) -> Iterator[list[Stated]]:
+    """Yield the facts in random order, some of them as two in a row."""
+    facts = chance.sample(facts, len(facts))
+    while facts:
+        chain = [facts.pop()]
+        following = [fact for fact in facts if fact[0] == chain[0][2]]
         if following and chance.random() < 0.7:
             chain.append(following[0])
-            believed.remove(following[0])
-        parts += _asked(chance, chain)
-    cut = len(sentences) + 1
-    return {"prompt": "".join(parts[:cut]), "completion": "".join(parts[cut:])}
+            facts.remove(following[0])
+        yield chain
 
 
-def _told(fact: tuple[str, str, str]) -> str:
+def _told(fact: Stated) -> str:
     return " The {1} of {0} is {2}.".format(*fact)
 
 
-def _asked(chance: random.Random, chain: list[tuple[str, str, str]]) -> tuple[str, str]:
+def _asked(chance: random.Random, chain: list[Stated]) -> tuple[str, str]:
     """Return a question for the end of a chain, and its answer."""
     question = chance.choice(QUESTIONS["plain"] + QUESTIONS["other"])
     asked = question.format(path(chain[0][0], [relation for _, relation, _ in chain]))

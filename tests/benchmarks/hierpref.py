@@ -47,7 +47,7 @@ def reading(folder: Path) -> None:
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     right, of = Counter[tuple[str, int]](), Counter[tuple[str, int]]()
     for row in texts(n=400, seed=77):
-        facts = re.split(" (?:Who is|Name)", row["prompt"])[0].count(".")
+        facts = re.split(" (?:Who is|Name|What is)", row["prompt"])[0].count(".")
         before, after = (tokenizer.encode(row[name]) for name in ("prompt", "completion"))
         words = [tokenizer.decode([token]) for token in after]
         with torch.inference_mode():
