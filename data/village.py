@@ -61,12 +61,12 @@ def path(head: str, relations: list[str]) -> str:
     return "".join(f"the {relation} of " for relation in reversed(relations)) + head
 
 
-def texts(*, n: int = 16_000, seed: int = 0) -> Iterator[dict[str, str]]:
+def texts(*, n: int = 20_000, seed: int = 0) -> Iterator[dict[str, str]]:
     """Yield `n` texts of which the base learns to remember, to read, and to trust its memory.
 
-    Each has a `prompt`, a `completion` and a `level`. At the level `memory`, three known facts are asked
-    about. At `reading`, one to five facts are stated of which nothing is known, and all of them are asked
-    about, alone or two in a row. At `hearsay`, they are known facts, most of which are stated wrongly; the
+    Each has a `prompt`, a `completion` and a `level`. At the level `memory`, four known facts are asked
+    about. At `reading`, one to five facts are stated of which nothing is known, and one or two questions ask
+    for one of them, or for two in a row. At `hearsay`, they are known facts, most of which are stated wrongly; the
     answer is the known one. In half of the texts one of the facts is an assumption, and in half of these the
     first question is what is assumed. The level `again` has texts of the first two kinds, which are learnt
     again with the exercises.
@@ -76,11 +76,12 @@ def texts(*, n: int = 16_000, seed: int = 0) -> Iterator[dict[str, str]]:
     for _ in range(n):
         level = chance.choices(("memory", "reading", "hearsay"), (3, 5, 3))[0]
         if level == "memory":
-            believed = [(*pair, known[pair]) for pair in chance.sample([*known], 3)]
             sentences, parts = [], []
+            chains = [[(*pair, known[pair])] for pair in chance.sample([*known], 4)]
         else:
             sentences, parts, believed = _context(chance, known, level == "hearsay")
-        for chain in _chains(chance, believed):
+            chains = list(_chains(chance, believed))[:2]
+        for chain in chains:
             parts += _asked(chance, chain)
         prompt = "".join([*sentences, parts[0]])
         if level != "hearsay" and chance.random() < AGAIN:
