@@ -66,10 +66,10 @@ def texts(*, n: int = 20_000, seed: int = 0) -> Iterator[dict[str, str]]:
 
     Each has a `prompt`, a `completion` and a `level`. At the level `memory`, four known facts are asked
     about. At `reading`, one to five facts are stated of which nothing is known, and one or two questions ask
-    for one of them, or for two in a row. At `hearsay`, they are known facts, most of which are stated wrongly; the
-    answer is the known one. In half of the texts one of the facts is an assumption, and in half of these the
-    first question is what is assumed. The level `again` has texts of the first two kinds, which are learnt
-    again with the exercises.
+    for one of them, or for two in a row. At `hearsay`, they are known facts, most of which are stated
+    wrongly; the answer is the known one. In half of the texts one of the facts is an assumption, and in half
+    of these the first question is what is assumed. The level `again` has texts of the first two kinds, which
+    are learnt again with the exercises.
     """
     chance = random.Random(seed)
     known = {(row["head"], row["relation"]): row["tail"] for row in facts()}
