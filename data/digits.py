@@ -49,3 +49,72 @@ def digits(
         if halves:
             row |= {"top": images[i][:32], "bottom": images[i][32:]}
         yield row
+
+
+def pool(
+    *, seed: int, known: int = 450, own: int = 60, others: int = 300, noise: int = 300
+) -> Iterator[dict[str, Any]]:
+    """Yield the digits 0 to 4 that a teacher learns, and a pool of other pictures, most of which are none.
+
+    `role` is known, pool or test. Of the digits 0 to 4, `known` have a `label`; `own` without one are in the
+    pool, with `others` of the digits 5 to 9 and `noise` pictures whose pixels are even draws from 0 to 16, as
+    `kind` says; the remaining ones are in test. `gold` is the digit, and null for noise.
+    """
+    from sklearn.datasets import load_digits
+
+    images, gold = (values.astype(int).tolist() for values in load_digits(return_X_y=True))
+    chance = random.Random(f"{seed}/pool")
+    low = [i for i in range(len(gold)) if gold[i] < 5]
+    high = [i for i in range(len(gold)) if gold[i] >= 5]
+    for place, i in enumerate(chance.sample(low, len(low))):
+        role = "known" if place < known else "pool" if place < known + own else "test"
+        label = gold[i] if role == "known" else None
+        split = "test" if role == "test" else "train"
+        yield _pooled(images[i], gold[i], "own", role) | {"label": label, "split": split}
+    for i in chance.sample(high, others):
+        yield _pooled(images[i], gold[i], "other", "pool")
+    for _ in range(noise):
+        yield _pooled([chance.randrange(17) for _ in range(64)], None, "noise", "pool")
+
+
+def _pooled(image: list[int], gold: int | None, kind: str, role: str) -> dict[str, Any]:
+    return {"image": image, "gold": gold, "label": None, "kind": kind, "role": role, "split": "train"}
+
+
+def domains(*, seed: int, before: int = 300, train: int = 700, test: int = 100) -> Iterator[dict[str, Any]]:
+    """Yield digits in four domains: as they are, with dark and light exchanged, transposed, and mirrored.
+
+    `task` is the number of the domain, from 0. `role` is before, task or test: of `before` digits each
+    domain has a noisy copy, of `train` others and of `test` others a clean one.
+    """
+    from sklearn.datasets import load_digits
+
+    images, gold = (values.astype(int).tolist() for values in load_digits(return_X_y=True))
+    chance = random.Random(f"{seed}/domains")
+    chosen = chance.sample(range(len(gold)), before + train + test)
+    for task in range(4):
+        for place, i in enumerate(chosen):
+            role = "before" if place < before else "task" if place < before + train else "test"
+            image = _in_domain(images[i], task)
+            if role == "before":
+                image = [round(pixel + chance.gauss(0, 6.4), 1) for pixel in image]
+            split = "test" if role == "test" else "train"
+            yield {
+                "image": image,
+                "gold": gold[i],
+                "label": gold[i],
+                "task": task,
+                "role": role,
+                "split": split,
+            }
+
+
+def _in_domain(image: list[int], task: int) -> list[float]:
+    rows = [image[start : start + 8] for start in range(0, 64, 8)]
+    if task == 1:
+        rows = [[16 - pixel for pixel in row] for row in rows]
+    elif task == 2:
+        rows = [list(column) for column in zip(*rows, strict=True)]
+    elif task == 3:
+        rows = [row[::-1] for row in rows]
+    return [float(pixel) for row in rows for pixel in row]

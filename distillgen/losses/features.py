@@ -1,7 +1,8 @@
 """features: the student's features against a teacher's vectors (Romero et al. 2015, FitNets).
 
 A linear map, trained along, takes the student's features [rows, width] to the width of the teacher's
-vectors: embeddings that a stage recorded, a field of numbers, or the features of another network.
+vectors, unless both have one width. These are embeddings that a stage recorded, a field of numbers, or the
+features of another network.
 """
 
 from __future__ import annotations
@@ -30,19 +31,31 @@ class Features(Loss):
         "mse", description="mse: mean over the numbers of their squared difference; cosine: 1 − cosine"
     )
 
+    linear: bool = Field(
+        True,
+        description="a linear map, trained along, takes the features to the width of the vectors; else both "
+        "have one width, as behind the classifier of the teacher: heads: {class: {of: NAME}}",
+    )
+
     def check_network(self, spec: NetworkSpec, project: Project) -> None:
         """Raise ConfigError if the network has no features."""
         if spec.module_of(project).heads():
             raise ConfigError(f"it reads features, and student body '{spec.body}' gives none")
 
     def module(self, sizes: PartSizes) -> Any:
-        """Return a linear map for each teacher. Raise ConfigError where there is nothing to map."""
+        """Return a linear map for each teacher. Raise ConfigError where there is nothing to compare."""
         from torch import nn
 
         for name in (self.of, *self.teachers()):
             if name not in sizes.widths:
                 raise ConfigError(f"features: '{name}' gives no vectors")
         width = sizes.widths[self.of]
+        if not self.linear:
+            for name in self.teachers():
+                if sizes.widths[name] != width:
+                    widths = f"'{self.of}' has {width} features, and '{name}' {sizes.widths[name]}"
+                    raise ConfigError(f"features: {widths}; leave out linear: false")
+            return None
         return nn.ModuleList(nn.Linear(width, sizes.widths[name]) for name in self.teachers())
 
     def rows(self, step: Step, module: Any) -> Any:
@@ -50,8 +63,9 @@ class Features(Loss):
         from torch.nn.functional import cosine_similarity
 
         values = []
-        for name, projection in zip(self.teachers(), module, strict=True):
-            vectors, features = step.vector(name).detach(), projection(step.vector(self.of))
+        for i, name in enumerate(self.teachers()):
+            vectors, features = step.vector(name).detach(), step.vector(self.of)
+            features = module[i](features) if self.linear else features
             values.append(
                 ((features - vectors) ** 2).mean(-1)
                 if self.kind == "mse"

@@ -69,10 +69,12 @@ class Network(nn.Module):  # type: ignore[misc]
         project: Project,
         networks: Mapping[str, Network] | None = None,
         folder: Path | None = None,
+        classifier: Any = None,
     ) -> None:
         """Build it with random weights. `networks` holds the trained students that the body is made of.
 
-        `folder` is that of a saved network. Raise ConfigError if the body cannot read the inputs.
+        `folder` is that of a saved network. `classifier` is the linear layer of an earlier student, if the
+        head is that. Raise ConfigError if the body cannot read the inputs.
         """
         super().__init__()
         self.spec, self.inputs, self.classes = spec, dict(inputs), list(classes)
@@ -84,8 +86,14 @@ class Network(nn.Module):  # type: ignore[misc]
         self.body = body.module(Sizes(shapes, classes, project, files), self._parts)
         heads = {} if body.heads() else spec.heads or {CLASS: Head()}
         self.groups = {name: head.groups for name, head in heads.items()}
+        self.projector = None if classifier is None else _projector(self.body.width, classifier.in_features)
         self.heads = nn.ModuleDict(
-            {name: nn.Linear(self.body.width, len(classes) * groups) for name, groups in self.groups.items()}
+            {
+                name: classifier.requires_grad_(False)
+                if classifier is not None
+                else nn.Linear(self.body.width, len(classes) * groups)
+                for name, groups in self.groups.items()
+            }
         )
         names = [*body.heads()] or [*heads]
         self.read = dict(spec.read) or {names[0]: Reading()}
@@ -107,7 +115,7 @@ class Network(nn.Module):  # type: ignore[misc]
     @property
     def width(self) -> int:
         """The width of the features; 0 if the network has none."""
-        return self.body.width if len(self.heads) else 0
+        return next((head.in_features for head in self.heads.values()), 0)
 
     @property
     def token_width(self) -> int:
@@ -195,6 +203,7 @@ class Network(nn.Module):  # type: ignore[misc]
         if isinstance(features, Mapping):
             return Out(features, place)
         features, tokens, *projections = features if self.token_width else (features, None)
+        features = features if self.projector is None else self.projector(features)
         logits = {name: head(features) for name, head in self.heads.items()}
         return Out(logits, place, features, tokens, projections=projections[0] if projections else None)
 
@@ -270,7 +279,13 @@ class Network(nn.Module):  # type: ignore[misc]
             "classes": self.classes,
             "read": {name: reading.model_dump() for name, reading in self.read.items()},
             "networks": {name: network.config() for name, network in self._parts.items()},
+            "classifier": None if self.projector is None else self.width,
         }
+
+
+def _projector(width: int, to: int) -> Any:
+    """Return layers from a body's features to those that another's classifier reads (Chen et al. 2022)."""
+    return nn.Sequential(nn.Linear(width, -(-to // 2)), nn.ReLU(), nn.Linear(-(-to // 2), to))
 
 
 def _input(values: Mapping[str, Any], name: str, shape: Shape | None) -> Any:
@@ -300,7 +315,9 @@ def build(config: Mapping[str, Any], project: Project, folder: Path) -> Network:
     inputs = {name: None if shape is None else tuple(shape) for name, shape in config["inputs"].items()}
     parts = {name: build(part, project, folder / PARTS / name) for name, part in config["networks"].items()}
     spec = NetworkSpec.model_validate(config["spec"])
-    network = Network(spec, inputs, config["classes"], project, parts, folder)
+    width = config.get("classifier")
+    classifier = nn.Linear(width, len(config["classes"])) if width else None
+    network = Network(spec, inputs, config["classes"], project, parts, folder, classifier)
     network.read = {name: Reading.model_validate(value) for name, value in config["read"].items()}
     return network
 

@@ -29,6 +29,11 @@ class Head(BaseModel):
     groups: int = Field(
         1, ge=1, description="logits for each class: subclasses, whose probabilities add up to their class's"
     )
+    of: str | None = Field(
+        None,
+        description="an earlier student, whose layer it is, frozen; a projector, which learns, takes the "
+        "body's features to those that the layer reads. It is then the only head",
+    )
 
 
 class Reading(BaseModel):
@@ -118,6 +123,8 @@ class NetworkSpec(BaseModel):
         body.check(project)
         if body.heads() and self.heads:
             raise ConfigError(f"student body '{self.body}' has heads itself; leave out 'heads'")
+        if self.shared and (len(self.heads) > 1 or self.heads[self.shared[0]].groups > 1):
+            raise ConfigError("heads: a head with 'of' is the only one, and has no 'groups'")
         for name in self.read:
             if name not in self.head_names(project):
                 raise ConfigError(f"read: the student has no head '{name}'")
@@ -125,6 +132,15 @@ class NetworkSpec(BaseModel):
     def module_of(self, project: Project) -> Body:
         """Return the body with its options."""
         return body_class(self.body, project).model_validate(self.options)
+
+    @property
+    def shared(self) -> tuple[str, str] | None:
+        """The head that is an earlier student's, and that student."""
+        return next(((name, head.of) for name, head in self.heads.items() if head.of), None)
+
+    def models(self, project: Project) -> list[str]:
+        """Return the names of the earlier students that a new network is made of."""
+        return [*self.module_of(project).models(), *([self.shared[1]] if self.shared else [])]
 
     def files(self, project: Project) -> dict[str, Path]:
         """Return the files with the project's code that the body runs, by name."""

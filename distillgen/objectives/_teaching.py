@@ -16,9 +16,10 @@ from distillgen.plugins import find
 from distillgen.project import Project
 from distillgen.record import SPLIT, FieldName
 from distillgen.training import students
+from distillgen.training.blend import Blend
 from distillgen.training.dialogue import Dialogue
 from distillgen.training.mixup import Mixup
-from distillgen.training.part import Entry, Loss, Part, losses_of, weights_of
+from distillgen.training.part import Entry, Loss, Part, chance_of, losses_of, weights_of
 from distillgen.training.part import Signal as SignalKind
 from distillgen.training.sources import NOUNS, Source
 
@@ -44,6 +45,11 @@ class Teaching(Dialogue):
     weights: dict[str, Entry] = Field(
         default_factory=dict, description="weights by name, which the losses' `weight` may use"
     )
+    draw: Entry | None = Field(
+        None,
+        description="draw as many rows anew before each epoch, by chances: {confident: {teacher: NAME}}; "
+        "default: each row once",
+    )
     teachers: dict[str, Source] = Field(
         default_factory=dict,
         description="teachers by name; the name of a stage, a field or an earlier student needs no entry",
@@ -57,6 +63,11 @@ class Teaching(Dialogue):
         None,
         description="mix rows of each batch, before anybody is asked about them: {share: 0.1, beta: 1}; "
         "teachers are earlier students and peers",
+    )
+    blend: Blend | None = Field(
+        None,
+        description="average the student's weights: {start: 0.3, average: 0.95} keeps three tenths of those "
+        "that it began with, and takes a moving average of those of the training",
     )
     transductive: bool = Field(
         False, description="learn from held-out records, too, without their labels: for graphs"
@@ -120,6 +131,11 @@ class Teaching(Dialogue):
         if source.model is None:
             return source
         if source.model not in earlier:
+            if source.model == students.PREVIOUS:
+                raise ConfigError(
+                    f"teachers: '{students.PREVIOUS}' is the student of the round before: use it inside "
+                    "rounds that start with an earlier student"
+                )
             if self.inputs is None and students.is_weights(source.model, context.project.root):
                 return source
             choices = did_you_mean(source.model, [*earlier])
@@ -141,10 +157,12 @@ class Teaching(Dialogue):
         return self.peers()[peer].inputs if peer else self.inputs
 
     def _parts(self, context: CheckContext) -> Iterator[tuple[str, Part]]:
-        """Yield the losses by the names of their files, and the weights by their names."""
+        """Yield the losses and the chance by the names of their files, and the weights by their names."""
         names = (entry.part for entry in self.losses)
         yield from zip(names, losses_of(self.losses, context.project), strict=True)
         yield from weights_of(self.weights, context.project).items()
+        if self.draw is not None and (chance := chance_of(self.draw, context.project)):
+            yield self.draw.part, chance
 
     def peers(self) -> dict[str, Source]:
         """Return the networks that are trained along, by name."""
@@ -157,7 +175,7 @@ class Teaching(Dialogue):
     def files(self, project: Project) -> dict[str, Path]:
         """Return the files of the project's losses and of its peers' bodies."""
         files: dict[str, Path] = {}
-        for entry in (*self.losses, *self.weights.values()):
+        for entry in (*self.losses, *self.weights.values(), *([self.draw] if self.draw else [])):
             files |= find("losses", entry.part, project).files
         for source in self.peers().values():
             files |= NetworkSpec.of(source.peer or {}, project).training_files(project)
@@ -230,7 +248,7 @@ class Teaching(Dialogue):
             if source.peer is not None or source.head is not None or source.field is not None:
                 remedy = "give a stage with logprobs, or a language model"
                 raise ConfigError(f"teachers: '{name}' does not give distributions over tokens; {remedy}")
-        for option in ("transductive", "learn_validation", "mixup"):
+        for option in ("transductive", "learn_validation", "mixup", "draw", "blend"):
             if getattr(self, option):
                 raise ConfigError(f"'{option}' is for networks, which have 'inputs'; leave it out")
 
@@ -310,10 +328,10 @@ class Teaching(Dialogue):
             if body.reads == "graph":
                 for field in (self.node, self.neighbours):
                     context.need(field, f"student body '{network.body}'")
-            if name != STUDENT and body.models():
+            if name != STUDENT and network.models(context.project):
                 raise ConfigError(
-                    f"teachers: the peer '{name}' begins with random weights, and '{network.body}' is made "
-                    "of an earlier student; make it the student of a stage"
+                    f"teachers: the peer '{name}' begins with random weights, and this network is made of an "
+                    "earlier student; make it the student of a stage"
                 )
             if name != STUDENT and body.subnets() > 1:
                 raise ConfigError(

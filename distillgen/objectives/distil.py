@@ -15,7 +15,7 @@ from distillgen.objectives._teaching import Teaching
 from distillgen.record import Record, is_reference, text_of
 from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.objective import Gives
-from distillgen.training.part import losses_of, weights_of
+from distillgen.training.part import chance_of, losses_of, weights_of
 from distillgen.training.rows import Row, Unusable
 from distillgen.training.sources import KINDS, words
 from distillgen.training.token_rows import TOKENS, token_row
@@ -99,6 +99,8 @@ class Distil(Teaching):
             self.learn_validation,
             mixup=self.mixup,
             shuffle=self.shuffle,
+            draw=chance_of(self.draw, inputs.project),
+            blend=self.blend,
         )
         return (language_loop if self.inputs is None else network_loop)(lesson, inputs)
 

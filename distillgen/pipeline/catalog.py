@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import GenericAlias, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -29,7 +29,7 @@ from distillgen.plugins import filter_factory, names, plugin_class
 from distillgen.project import Project, read_text
 from distillgen.prompting.prompt import Prompt
 from distillgen.training.objective import objective_class
-from distillgen.training.part import Loss, Part, Weight
+from distillgen.training.part import Chance, Loss, Part, Weight
 from distillgen.training.score import Score
 
 
@@ -102,12 +102,15 @@ def objectives(project: Project) -> list[dict[str, Any]]:
     return _entries(names("objectives", project), lambda name: _declared(objective_class(name, project)))
 
 
+PARTS: Mapping[str, type[Part]] = {"loss": Loss, "weight": Weight, "chance": Chance}
+
+
 def losses(project: Project) -> list[dict[str, Any]]:
-    """Return the name, description and options of each loss, and of each weight that multiplies losses."""
+    """Return the name, description and options of each loss, weight and chance."""
 
     def described(name: str) -> dict[str, Any]:
         part = plugin_class("losses", name, Part, project)
-        kind = "weight" if issubclass(part, Weight) else "loss"
+        kind = next(kind for kind, contract in PARTS.items() if issubclass(part, contract))
         return {**_declared(part), "gives": kind, "source": _source_of(part)}
 
     return _entries(names("losses", project), described)
@@ -238,7 +241,7 @@ NAME_KINDS = {
     "number": "name of a score or of a field with a number",
     "template": "template",
     "filters": "list of filters",
-    "losses": "loss or weight with its options",
+    "losses": "loss, weight or chance with its options",
 }
 _PLURAL = ("text", "number", "whole number", "field name", "model name", "prompt name", "mapping")
 _BOUNDS = {

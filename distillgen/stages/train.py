@@ -189,6 +189,8 @@ class Train(TrainingOptions, Stage):
     def bind(self, context: CheckContext) -> BoundTrain:
         """Return the stage with its objective. Raise ConfigError if something is missing."""
         project, trained = context.project, _trainings(context)
+        if context.loops and context.start in trained:
+            trained[students.PREVIOUS] = trained[context.start]
         earlier = {name: training.inputs for name, training in trained.items()}
         learning = self.learning(project)
         try:
@@ -263,7 +265,7 @@ class Train(TrainingOptions, Stage):
 
     def _parts(self, learning: Objective, network: NetworkSpec | None, project: Project) -> list[str]:
         """Return the models that teach, or that the student is made of."""
-        made_of = network.module_of(project).models() if network else ()
+        made_of = network.models(project) if network else ()
         tokens = [self.tiny.donor] if self.tiny and self.tiny.donor else ()
         changed = [self.only.changed_by] if self.only else ()
         return [*learning.models(), *made_of, *tokens, *changed]
@@ -352,6 +354,8 @@ class Train(TrainingOptions, Stage):
             bodies[name] = _body_of(name, trained, context.project)
             self._check_inputs(learning, network.inputs, name, trained)
         body.check_models(bodies)
+        if network.shared:
+            self._check_shared(network.shared[1], trained, context.project)
         for name in learning.models():
             if name in trained and _body_of(name, trained, context.project).reads == "graph":
                 raise ConfigError(
@@ -361,6 +365,14 @@ class Train(TrainingOptions, Stage):
         for option in ("lora", "chat_template", "revision", "gradient_checkpointing"):
             if getattr(self, option):
                 raise ConfigError(f"'{option}' is for language models; leave it out")
+
+    def _check_shared(self, name: str, trained: Mapping[str, _Training], project: Project) -> None:
+        """Raise ConfigError if no student can take the classifier of an earlier one."""
+        if name not in trained:
+            raise ConfigError(f"heads: no earlier stage trains '{name}'{did_you_mean(name, trained)}")
+        body, spec = _body_of(name, trained, project), _spec_of(name, trained, project)
+        if body.heads() or len(spec.heads) > 1 or any(head.groups > 1 for head in spec.heads.values()):
+            raise ConfigError(f"heads: '{name}' has not one linear layer over its features, to be shared")
 
     def _check_inputs(
         self, learning: Objective, inputs: Sequence[str] | None, name: str, trained: Mapping[str, _Training]
@@ -500,8 +512,10 @@ class BoundTrain(BoundStage):
             name: Path(os.path.normpath(directory / training.folder))
             for name, training in self.others.items()
         }
-        if stage.student == students.PREVIOUS and job.context.earlier:
-            start = str(job.context.earlier[-1].resolve() / stage.student_name)
+        if job.context.earlier:
+            before = job.context.earlier[-1].resolve() / stage.student_name
+            start = str(before) if stage.student == students.PREVIOUS else start
+            models |= {students.PREVIOUS: before} if students.PREVIOUS in models else {}
         student = stage.student if isinstance(stage.student, dict) else self.first
         options = stage.model_dump(exclude={"name", "save_every_s"}) | {"student": student}
         if start != self.first:

@@ -18,11 +18,12 @@ from distillgen.networks.spec import NetworkSpec, is_network
 from distillgen.project import Project
 from distillgen.record import is_reference
 from distillgen.rows.arrays import numbers_of
+from distillgen.training.blend import Blend
 from distillgen.training.columns import NEIGHBOURS, NODE, Columns, collated, recorded_teachers
 from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.learner import Learner, Loop, Teachers
 from distillgen.training.mixup import Mixup
-from distillgen.training.part import Loss, Weight
+from distillgen.training.part import Chance, Loss, Weight
 from distillgen.training.rows import Assessment, Row, RowSelection
 from distillgen.training.signals import COLUMN
 from distillgen.training.sources import Source
@@ -44,6 +45,8 @@ class Lesson:
     learn_validation: bool
     mixup: Mixup | None = None
     shuffle: Sequence[str] | None = None
+    draw: Chance | None = None
+    blend: Blend | None = None
 
     def recorded(self) -> list[str]:
         """Return the names of the teachers whose words are columns."""
@@ -60,20 +63,25 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
     project = inputs.project
     rows = _loaded(inputs.rows, project)
     rows = rows.select(_of_one_shape(rows.parts[TRAIN][0]))
-    needy = [*lesson.losses, *lesson.weights.values()]
+    needy = [*lesson.losses, *lesson.weights.values(), *([lesson.draw] if lesson.draw else [])]
     student = _first_network(inputs)
     over_graph = _reads_graph(lesson, inputs, student)
     if over_graph or any(part.edges for part in needy):
         rows = rows.select(_of_nodes())
     live, heads = _live(lesson, inputs)
     parts = _learnt(lesson, rows.parts)
-    classes = student.classes if student else _classes(rows.parts, lesson, live)
+    shared = None if student else _shared(inputs)
+    trained = student or shared
+    classes = trained.classes if trained else _classes(rows.parts, lesson, live)
+    if shared:
+        _check_labels(parts, classes)
     columns = {name: Columns(part, classes) for name, part in parts.items()}
     shapes = _shapes(parts[TRAIN][0])
     set_seed(inputs.arguments["seed"])  # arms of one seed begin with the same weights
     if student is None:
         spec = NetworkSpec.of(inputs.network or {}, project)
-        student = _network(spec, lesson.inputs or (), shapes, classes, inputs)
+        classifier = next(iter(shared.heads.values())) if shared else None
+        student = _network(spec, lesson.inputs or (), shapes, classes, inputs, classifier)
     networks = {STUDENT: student}
     for name, source in lesson.teachers.items():
         if source.peer is not None:
@@ -99,6 +107,9 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
         seed=inputs.arguments["seed"],
         ids=columns[TRAIN].ids,
         mixup=lesson.mixup,
+        draw=lesson.draw,
+        size=len(columns[TRAIN]),
+        blend=lesson.blend,
     )
     learner.fit(batch)
     size = inputs.arguments["per_device_train_batch_size"]
@@ -233,12 +244,26 @@ def _first_network(inputs: TrainingInputs) -> Network | None:
     return network
 
 
+def _shared(inputs: TrainingInputs) -> Network | None:
+    """Return the earlier student whose classifier the student takes, if it takes one."""
+    spec = NetworkSpec.of(inputs.network or {}, inputs.project)
+    return load(inputs.models[spec.shared[1]], inputs.project) if spec.shared else None
+
+
+def _check_labels(parts: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """Raise ConfigError for a label that a shared classifier does not have."""
+    labels = {label for part in parts.values() for row in part["label"] for label in row}
+    if strange := sorted(labels - {*classes}):
+        raise ConfigError(f"the shared classifier has no class '{strange[0]}': its are {', '.join(classes)}")
+
+
 def _network(
     spec: NetworkSpec,
     names: Sequence[str],
     shapes: Mapping[str, Shape | None],
     classes: Sequence[str],
     inputs: TrainingInputs,
+    classifier: Any = None,
 ) -> Network:
     """Return a network with random weights over inputs of these names."""
     body = spec.module_of(inputs.project)
@@ -246,7 +271,7 @@ def _network(
     for part in parts.values():
         part.requires_grad_(False)
     chosen = {name: shapes[name] for name in spec.inputs or names}
-    return Network(spec, chosen, classes, inputs.project, parts)
+    return Network(spec, chosen, classes, inputs.project, parts, classifier=classifier)
 
 
 def _live(lesson: Lesson, inputs: TrainingInputs) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils.data import Sampler
 from transformers import Trainer
 
 from distillgen.algorithms.arithmetic import Arithmetic
 from distillgen.networks.network import Out, by_class
 from distillgen.record import dumps
+from distillgen.training.averages import Averages, Averaging
+from distillgen.training.blend import Blend
 from distillgen.training.mixup import Mixup
-from distillgen.training.part import Loss, PartSizes, Weight
+from distillgen.training.part import Chance, Loss, PartSizes, Weight
 from distillgen.training.signals import ABSENT, RecordedTeacher
 from distillgen.training.step import STUDENT, Step, called
 from distillgen.training.students import PEERS
@@ -60,10 +63,14 @@ class Learner(nn.Module):  # type: ignore[misc]
         seed: int = 0,
         ids: Sequence[str] = (),
         mixup: Mixup | None = None,
+        draw: Chance | None = None,
+        size: int = 0,
+        blend: Blend | None = None,
     ) -> None:
         """`validation` are the rows that weights draw; `graph`, all nodes, where a network reads edges.
 
-        `ids` are those of the training rows: with them, the last values of all weights are written.
+        `ids` are those of the training rows: with them, the last values of all weights are written. `draw`
+        gives the chances of `size` training rows. `blend` averages the student's weights.
         """
         super().__init__()
         self.networks = nn.ModuleDict(networks)
@@ -76,6 +83,12 @@ class Learner(nn.Module):  # type: ignore[misc]
         modules = {name: module for name, part in parts.items() if (module := part.module(sizes)) is not None}
         self.parts = nn.ModuleDict(modules)
         self.rates = {f"parts.{name}.": parts[name].rate for name in modules}
+        self.averages = Averages(blend, networks[STUDENT]) if blend else None
+        self.chance = draw
+        if draw is not None:  # state, so that a training that goes on inside of an epoch has the same rows
+            self.register_buffer("drawn_in", torch.tensor(-1))
+            self.register_buffer("drawn", torch.zeros(size, dtype=torch.long))
+            self.register_buffer("draws", torch.zeros(size, dtype=torch.long))
 
     @property
     def teachers(self) -> Teachers:
@@ -179,6 +192,29 @@ class Learner(nn.Module):  # type: ignore[misc]
         """Return a generator of random numbers: a pure function of the seed, `part` and the update."""
         chosen = hashlib.sha256(f"{self._seed}/{part}/{update}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(chosen[:7]))
+
+    def places(self, epoch: int, rows: Any, size: int = 1024) -> list[int]:
+        """Return the places of the rows of an epoch: as many as there are, drawn by their chances.
+
+        Where no row has a chance, every row has one.
+        """
+        assert self.chance is not None
+        if int(self.drawn_in) != epoch:
+            mode, measured = self.training, []
+            self.eval()
+            with torch.no_grad():
+                for start in range(0, len(rows), size):
+                    batch = rows.__getitems__(list(range(start, min(start + size, len(rows)))))
+                    measured.append(self.chance.measure(Step(self, self._on_device(batch))).cpu())
+            self.train(mode)
+            generator = self.generator("draw", epoch)
+            chances = self.chance.chances(torch.cat(measured), generator).double()
+            chances = chances if chances.sum() > 0 else torch.ones_like(chances)
+            self.drawn.copy_(torch.multinomial(chances, len(rows), replacement=True, generator=generator))
+            self.draws += torch.bincount(self.drawn, minlength=len(rows))
+            self.drawn_in.fill_(epoch)
+        places: list[int] = self.drawn.tolist()
+        return places
 
     def _on_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         device = next(self.parameters()).device
@@ -294,12 +330,27 @@ class Loop(Trainer):  # type: ignore[misc]
 
     loss_is_scaled_for_ga = False
 
+    def __init__(self, learner: Learner, *args: Any, **options: Any) -> None:
+        super().__init__(learner, *args, **options)
+        if learner.averages is not None:
+            self.add_callback(Averaging(learner.averages))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Return the order of the rows: at random, or those that are drawn by their chances."""
+        return super()._get_train_sampler(train_dataset) if self.model.chance is None else Drawn(self)
+
+    def look(self) -> Learner:
+        """Return the learner, which knows how far the training is."""
+        learner: Learner = self.accelerator.unwrap_model(self.model)
+        state = self.state
+        learner.when = (state.global_step / max(1, state.max_steps), int(state.epoch or 0), state.global_step)
+        return learner
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the mean loss of the rows; it is computed inside of the model, so that wrappers see it."""
-        learner, state = getattr(model, "module", model), self.state
-        learner.when = (state.global_step / max(1, state.max_steps), int(state.epoch or 0), state.global_step)
+        self.look()
         loss = model(inputs)
         return (loss, {}) if return_outputs else loss
 
@@ -350,6 +401,10 @@ class Loop(Trainer):  # type: ignore[misc]
                 network.save(folder if name == STUDENT else folder / PEERS / name)
             if learner.weight_names and learner.ids:
                 self._write_weights(learner, folder / "weights.jsonl")
+            if learner.chance is not None:
+                rows = zip(learner.ids, learner.draws.tolist(), strict=True)
+                lines = (dumps({"id": name, "draws": count}, sort_keys=False) for name, count in rows)
+                (folder / "draws.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
 
     def _write_weights(self, learner: Learner, file: Path) -> None:
         """Write the last value of every weight for each training row, in order."""
@@ -361,3 +416,20 @@ class Loop(Trainer):  # type: ignore[misc]
                 for i, place in enumerate(places):
                     row = {name: rows_of_weight[i] for name, rows_of_weight in values.items()}
                     lines.write(dumps({"id": learner.ids[place], **row}, sort_keys=False) + b"\n")
+
+
+class Drawn(Sampler):  # type: ignore[misc]
+    """The rows of an epoch, drawn by their chances when the epoch begins."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop, self._epoch = loop, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch; the Trainer calls it."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._loop.train_dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._loop.look().places(self._epoch, self._loop.train_dataset)

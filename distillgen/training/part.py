@@ -1,13 +1,14 @@
-"""The contracts of a loss and of a weight: each file in losses/ holds one, found by the file's name.
+"""The contracts of a loss, a weight and a chance: each file in losses/ holds one, found by the file's name.
 
-A loss gives a number for each row. A weight multiplies it. Both may have a torch module: its parameters are
-trained along, its buffers are state, and both are in every checkpoint. Nothing here imports torch.
+A loss gives a number for each row. A weight multiplies it. A chance says which rows an epoch consists of.
+Losses and weights may have a torch module: its parameters are trained along, its buffers are state, and both
+are in every checkpoint. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -40,7 +41,7 @@ class PartSizes(NamedTuple):
 
 
 class Part(BaseModel):
-    """A loss, or a weight of losses. The attributes are its options."""
+    """A loss, a weight of losses, or a chance of rows. The attributes are its options."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -135,6 +136,21 @@ class Weight(Part):
         return None
 
 
+class Chance(Part):
+    """The chance of each row to be drawn, asked anew before each epoch."""
+
+    def measure(self, step: Step) -> Any:
+        """Return what the chances of some rows depend on: [rows], or [rows, numbers].
+
+        The networks are in evaluation mode, and no gradient is kept.
+        """
+        raise NotImplementedError
+
+    def chances(self, measured: Any, generator: Any) -> Any:
+        """Return the chance of each training row [rows], relative to the others, from what was measured."""
+        raise NotImplementedError
+
+
 class PartEntry(BaseModel):
     """A part as a pipeline lists it: its name and its options."""
 
@@ -155,7 +171,7 @@ def _entry(value: Any) -> Any:
     if isinstance(value, dict) and set(value) == {"part", "options"}:
         return value
     if not isinstance(value, dict) or len(value) != 1:
-        raise ValueError(f"a loss or a weight is a name, or a name with its options, not {value!r}")
+        raise ValueError(f"a loss, a weight or a chance is a name, or a name with options, not {value!r}")
     ((name, options),) = value.items()
     if not isinstance(options, dict | None):
         raise ValueError(f"the options of '{name}' are a mapping, not {options!r}")
@@ -165,26 +181,37 @@ def _entry(value: Any) -> Any:
 Entry: TypeAlias = Annotated[
     PartEntry, BeforeValidator(_entry, json_schema_input_type=str | dict[str, Any]), "losses"
 ]
-"""A loss or a weight as a pipeline lists it: a name, or a name with its options."""
+"""A loss, a weight or a chance as a pipeline lists it: a name, or a name with its options."""
 
 
 def losses_of(entries: Sequence[PartEntry], project: Project) -> list[Loss]:
-    """Return the losses of a list. Raise ConfigError for a weight among them."""
-    losses = []
-    for entry in entries:
-        part = entry.resolved(project)
-        if not isinstance(part, Loss):
-            raise ConfigError(f"'{entry.part}' is a weight: list it under 'weights', with a name")
-        losses.append(part)
-    return losses
+    """Return the losses of a list. Raise ConfigError for another part among them."""
+    return [_of_kind(Loss, entry, project) for entry in entries]
 
 
 def weights_of(entries: Mapping[str, PartEntry], project: Project) -> dict[str, Weight]:
-    """Return the weights by name. Raise ConfigError for a loss among them."""
-    weights = {}
-    for name, entry in entries.items():
-        part = entry.resolved(project)
-        if not isinstance(part, Weight):
-            raise ConfigError(f"weights: '{name}' is the loss '{entry.part}': list it under 'losses'")
-        weights[name] = part
-    return weights
+    """Return the weights by name. Raise ConfigError for another part among them."""
+    return {name: _of_kind(Weight, entry, project) for name, entry in entries.items()}
+
+
+def chance_of(entry: PartEntry | None, project: Project) -> Chance | None:
+    """Return the chance of the rows, if one is given. Raise ConfigError for another part."""
+    return None if entry is None else _of_kind(Chance, entry, project)
+
+
+PLACES: Mapping[type[Part], str] = {
+    Loss: "is a loss: list it under 'losses'",
+    Weight: "is a weight: list it under 'weights', with a name",
+    Chance: "is a chance: give it as 'draw'",
+}
+
+_Kind = TypeVar("_Kind", bound=Part)
+
+
+def _of_kind(kind: type[_Kind], entry: PartEntry, project: Project) -> _Kind:
+    """Return a part. Raise ConfigError if it is of another kind."""
+    part = entry.resolved(project)
+    if not isinstance(part, kind):
+        place = next(place for other, place in PLACES.items() if isinstance(part, other))
+        raise ConfigError(f"'{entry.part}' {place}")
+    return part

@@ -65,12 +65,14 @@ class Step:
         """
         return self._learner.in_order(name, self._of_teacher(name))
 
-    def vector(self, name: str) -> Any:
+    def vector(self, name: str, *, exchanged: bool = True) -> Any:
         """Return the features of a network, or the vectors that a teacher gave [rows, width].
 
-        Raise ConfigError if there are none.
+        Without `exchanged`, they are those of the rows themselves, also in a control arm that gives them to
+        others. Raise ConfigError if there are none.
         """
-        vectors = self._of_teacher(name).features
+        network = self._learner.network_of(name)
+        vectors = (self._of_teacher(name) if exchanged else self.out(network)).features
         if vectors is None:
             raise ConfigError(
                 f"'{name}' gives no vectors; name a stage embed, a field of numbers or a network"

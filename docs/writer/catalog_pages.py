@@ -160,12 +160,13 @@ def losses() -> Iterator[str]:
     """Yield the page of the losses, the weights, the bodies and the scores."""
     yield "# Losses and networks"
     yield (
-        "The objective [`distil`](objectives.md#distil) lists losses, and weights that multiply them; a "
-        "network is a body with heads. [Students and signals](../concepts/students.md) explains them. "
+        "The objective [`distil`](objectives.md#distil) lists losses, and weights that multiply them, and a "
+        "chance may draw the rows of each epoch; a network is a body with heads. "
+        "[Students and signals](../concepts/students.md) explains them. "
         "`distillgen help LOSS` prints the same on a terminal."
     )
     entries = catalog.losses(SHIPPED)
-    for title, kind in (("Losses", "loss"), ("Weights", "weight")):
+    for title, kind in (("Losses", "loss"), ("Weights", "weight"), ("Chances", "chance")):
         chosen = [entry for entry in entries if entry["gives"] == kind]
         if not chosen:
             continue

@@ -425,3 +425,55 @@ def margin_mse(student, teacher):
 
 STUDENT_SCORES, TEACHER_SCORES = [(0.9, 0.2), (0.4, 0.5)], [(3.0, 1.0), (2.0, 1.5)]
 MARGIN_MSE = 1.025
+
+
+# KD3: the weight by the distance of the logits; and NT-Xent of rows and of the rows changed, temperature 0.3
+
+
+def disagreement(s, p):
+    """The teacher's logits are its log-probabilities."""
+    return 1 / (1 + math.exp(-math.dist(s, log(p))))
+
+
+def nt_xent(rows, changed, temperature=0.3):
+    both = [unit(vector) for vector in [*rows, *changed]]
+    count = len(rows)
+
+    def of(i):
+        scores = {j: dot(both[i], both[j]) / temperature for j in range(2 * count) if j != i}
+        return math.log(sum(map(math.exp, scores.values()))) - scores[(i + count) % (2 * count)]
+
+    return [(of(i) + of(i + count)) / 2 for i in range(count)]
+
+
+DISAGREEMENT = [0.948546129, 0.961881551, 0.978945658, 0.870882765]
+NT_XENT = [0.439567748, 0.241049654, 0.620580945, 3.749684093]  # of FEATURES and CHANGED
+CHANGED = [[0.9, 0.2], [0.4, -0.7], [-0.5, 0.6], [-0.3, 0.1]]
+
+
+# MulKI: the share of two teachers in a row, and relations to the means of the classes, temperature 0.25
+
+SECOND = T[::-1]  # what another teacher says
+
+
+def sure(i):
+    """The softmax over the teachers of their largest probabilities."""
+    return softmax([max(T[i]), max(SECOND[i])])
+
+
+def prototypes(temperature=0.25):
+    """KL(teacher ‖ student) of relations; the teacher's features are FEATURES, the student's CHANGED."""
+    means = [
+        [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        for c in range(3)
+        if (rows := [v for v, y in zip(FEATURES, Y, strict=True) if y == c])
+    ]
+
+    def relations(vector):
+        return softmax([dot(unit(vector), unit(mean)) for mean in means], temperature)
+
+    return [kl(relations(t), relations(s)) for s, t in zip(CHANGED, FEATURES, strict=True)]
+
+
+SURE = [0.574442517, 0.450166003, 0.549833997, 0.425557483]  # of the first teacher
+PROTOTYPES = [0.022006776, 0.001913495, 0.001473974, 1.183546216]

@@ -45,6 +45,14 @@ TUTOR = {"tutor": {"peer": {"mlp": [8]}}}
             "teachers": TUTOR,
             "weights": {"ahead": {"surer": {"teacher": "tutor"}}},
         },
+        {"losses": [kd(), "contrast"], "draw": {"confident": {"teacher": "votes", "share": "1 - progress"}}},
+        {
+            "losses": [kd(["says", "votes"], weight="4 * trust"), {"prototypes": {"teacher": "image"}}],
+            "weights": {"trust": {"sure": {"of": ["says", "votes"]}}},
+            "label": "label",
+            "blend": {"start": 0.3, "average": 0.9},
+        },
+        {"losses": [kd(weight="far")], "weights": {"far": {"disagreement": {"teacher": "says"}}}},
     ],
 )
 def test_what_is_right_passes_the_check(filled, options):  # noqa: F811
@@ -129,6 +137,39 @@ def test_what_is_right_passes_the_check(filled, options):  # noqa: F811
         ({"losses": [kd()], "student": {"supernet": {"depth": [], "width": 8}}}, "at least 1"),
         ({"losses": [{"surer": {"teacher": "says"}}]}, "list it under 'weights'"),
         ({"losses": [kd()], "weights": {"w": "taid"}}, "list it under 'losses'"),
+        (
+            {"losses": [{"prototypes": {"teacher": "sees"}}]},
+            "'prototypes': it learns from labels: name their",
+        ),
+        ({"losses": [kd()], "weights": {"w": {"sure": {"of": ["says"]}}}}, "of"),
+        (
+            {"losses": [kd(weight="w")], "weights": {"w": {"sure": {"of": ["says", "votes"]}}}},
+            "'w' weighs 2 teachers, and the loss has 1",
+        ),
+        ({"losses": [kd()], "blend": {"start": 1}}, "start"),
+        (
+            {"losses": [kd("last")], "teachers": {"last": {"model": "previous"}}},
+            "teachers: 'previous' is the student of the round before: use it inside rounds that start with",
+        ),
+        ({"losses": [kd()], "draw": "taid"}, "'taid' is a loss: list it under 'losses'"),
+        ({"losses": [{"confident": {"teacher": "says"}}]}, "'confident' is a chance: give it as 'draw'"),
+        ({"losses": [kd()], "draw": "confident"}, "teacher"),
+        (
+            {"losses": [kd()], "draw": {"confident": {"teacher": "sees"}}},
+            "'sees' records no log-probabilities",
+        ),
+        (
+            {"losses": [kd()], "draw": {"confident": {"teacher": "says", "share": "alpha"}}},
+            "'confident': share: 'alpha' is neither progress nor epoch",
+        ),
+        (
+            {"losses": [kd()], "draw": {"confident": {"teacher": "says", "share": "f(1)"}}},
+            "'confident': share: 'f(1)' is no arithmetic",
+        ),
+        (
+            {"losses": ["contrast"], "inputs": ["text"], "student": {"bag": [4]}},
+            "it changes rows of numbers, and student body 'bag' reads texts",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused(filled, options, message):  # noqa: F811
@@ -215,6 +256,8 @@ def test_a_body_with_heads_has_no_features(filled):  # noqa: F811
         {"losses": [{"features": {"teacher": "sees"}}]},
         {"losses": [{"information": {"teacher": "sees"}}]},
         {"losses": [kd(["says", "votes"], weight="route")], "weights": ROUTE},
+        {"losses": ["contrast"]},
+        {"losses": [{"prototypes": {"teacher": "sees"}}], "label": "label"},
     ):
         with pytest.raises(ConfigError, match="it reads features, and student body 'headed' gives none"):
             distillgen.load(pipeline(SPLIT, student={"headed": None}, **options))

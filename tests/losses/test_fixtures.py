@@ -49,6 +49,10 @@ def related(kind):
         *((f.near(*options), f.LOCAL[options]) for options in f.LOCAL),
         *((f.contrast(t), f.GLOBAL[t]) for t in f.GLOBAL),
         (f.contrast(math.sqrt(0.1)), f.GLOBAL_HALFWAY),
+        (rows(f.disagreement), f.DISAGREEMENT),
+        (f.nt_xent(f.FEATURES, f.CHANGED), f.NT_XENT),
+        ([f.sure(i)[0] for i in range(4)], f.SURE),
+        (f.prototypes(), f.PROTOTYPES),
         (f.margin_mse(f.STUDENT_SCORES, f.TEACHER_SCORES), f.MARGIN_MSE),
     ],
 )

@@ -410,6 +410,149 @@ def test_relations_of_attention_that_do_not_fit_are_an_error(tmp_path):
             attended(tmp_path, **wrong)
 
 
+def test_features_without_a_map_are_compared_as_they_are(tmp_path):
+    from distillgen.errors import ConfigError
+
+    losses = [("features", {"teacher": "v", "linear": False})]
+    loop = prepared(rows(), losses, tmp_path, teachers={"v": {"field": "v"}}, student={"mlp": [2]})
+    loss, module = only(loop)
+    step = step_of(loop)
+    step._outs["student"] = step.out()._replace(features=torch.tensor(f.CHANGED))
+    pairs = zip(f.FEATURES, f.CHANGED, strict=True)
+    assert module is None and close(
+        loss.rows(step, None).tolist(), [math.dist(a, b) ** 2 / 2 for a, b in pairs]
+    )
+    with pytest.raises(ConfigError, match="'student' has 3 features, and 'v' 2; leave out linear: false"):
+        prepared(rows(), losses, tmp_path, teachers={"v": {"field": "v"}}, student={"mlp": [3]})
+
+
+def test_disagreement(tmp_path):
+    weights = {"far": ("disagreement", {"teacher": "t"})}
+    losses = [("divergence", {"teacher": "t", "weight": "far"})]
+    loop = prepared(rows(), losses, tmp_path, teachers=TEACHER, weights=weights)
+    step = step_of(loop)
+    values = step.weight("far")
+    assert close(values.tolist(), f.DISAGREEMENT) and not values.requires_grad
+    assert close(step.total().item(), sum(map(math.prod, zip(f.DISAGREEMENT, f.FORWARD[1], strict=True))) / 4)
+
+
+def contrasted(tmp_path, **options):
+    """The loss `contrast` alone, and its linear map."""
+    loop = prepared(rows(), [("contrast", options)], tmp_path, student={"mlp": [2]})
+    return loop, *only(loop)
+
+
+def test_contrast(tmp_path, monkeypatch):
+    loop, loss, linear = contrasted(tmp_path, width=2)
+    with torch.no_grad():
+        linear.weight.copy_(torch.eye(2))
+        linear.bias.zero_()
+    step, changed = step_of(loop), step_of(loop)
+    changed._outs["student"] = changed.out()._replace(features=torch.tensor(f.CHANGED))
+    monkeypatch.setattr(step, "again", lambda batch: changed)
+    values = loss.rows(step, linear)
+    assert close(values.tolist(), f.NT_XENT)
+    values.sum().backward()
+    assert linear.weight.grad.abs().max() > 0
+
+
+def test_a_changed_row_has_a_mixture_of_the_statistics_of_two_and_its_own_form(tmp_path):
+    loop, loss, _ = contrasted(tmp_path, beta=1.0)
+    draw = torch.Generator().manual_seed(0)
+    pictures, numbers = torch.randn(3, 2, 4, 4, generator=draw) * 5 + 2, torch.tensor([[1.0], [2.0], [3.0]])
+    step = step_of(loop)
+    step.batch = {"row": torch.arange(3), "input.p": pictures, "input.n": numbers}
+    changed = loss._changed(step)
+    assert changed["input.n"].equal(numbers), "one number has no deviation"
+    new = changed["input.p"]
+    forms = [(x - x.mean((2, 3), keepdim=True)) / x.std((2, 3), keepdim=True) for x in (pictures, new)]
+    assert torch.allclose(*forms, atol=1e-4) and not torch.allclose(new, pictures)
+    for i in range(3):
+        means = [pictures[k].mean((1, 2)) for k in range(3)]
+        shares = [
+            (new[i].mean((1, 2)) - means[k]) / (means[i] - means[k]) for k in range(3) if k != i
+        ]  # of both channels, if the other row is k
+        alike = [share for share in shares if abs(share[0] - share[1]) < 1e-3 and -1e-3 < share[0] < 1.001]
+        assert len(alike) >= 1, "one λ for all channels"
+    assert loss._changed(step)["input.p"].equal(new), "the same step has the same rows"
+    later = step_of(loop, when=(0.5, 1, 7))
+    later.batch = step.batch
+    assert not loss._changed(later)["input.p"].equal(new)
+
+
+def test_the_surer_teacher_has_the_larger_share(tmp_path):
+    second = {"teacher.u.names": [*f.CLASSES], "teacher.u.logprobs": []}
+    table = [
+        r | second | {"teacher.u.logprobs": list(map(math.log, p))}
+        for r, p in zip(rows(), f.SECOND, strict=True)
+    ]
+    weights = {"trust": ("sure", {"of": ["t", "u"]})}
+    losses = [("divergence", {"teacher": ["t", "u"], "weight": "trust"})]
+    teachers = {**TEACHER, "u": {"field": "u"}}
+    loop = prepared(table, losses, tmp_path, teachers=teachers, weights=weights)
+    first, other = step_of(loop).weight("trust")
+    assert close(first.tolist(), f.SURE) and close((first + other).tolist(), [1] * 4)
+    second_rows = [f.forward(s, p, 1) for s, p in zip(f.S, f.SECOND, strict=True)]
+    pairs = zip(f.SURE, f.FORWARD[1], second_rows, strict=True)
+    assert close(step_of(loop).total().item(), sum(w * a + (1 - w) * b for w, a, b in pairs) / 4)
+    even = prepared(
+        table,
+        losses,
+        tmp_path,
+        teachers=teachers,
+        weights={"trust": ("sure", {"of": ["t", "u"], "temperature": 1e6})},
+    )
+    assert close(step_of(even).weight("trust")[0].tolist(), [0.5] * 4)
+
+
+def related_to_means(tmp_path, features=f.CHANGED, **options):
+    """The loss `prototypes` of a student with these features, and its module."""
+    losses = [("prototypes", {"teacher": "v"})]
+    teachers = {"v": {"field": "v"}}
+    loop = prepared(rows(), losses, tmp_path, teachers=teachers, **{"student": {"mlp": [2]}, **options})
+    loss, module = only(loop)
+    step = step_of(loop)
+    step._outs["student"] = step.out()._replace(features=torch.tensor(features, requires_grad=True))
+    return loss.rows(step, module), module, step
+
+
+def test_prototypes(tmp_path):
+    values, module, step = related_to_means(tmp_path)
+    assert close(values.tolist(), f.PROTOTYPES)
+    assert torch.allclose(module.means[0], torch.tensor(f.FEATURES[:3])), "one row of each class"
+    assert not list(module.parameters()), "they are fitted, and learn nothing"
+    values.sum().backward()
+    assert step.out().features.grad.abs().max() > 0
+    assert close(related_to_means(tmp_path, f.FEATURES)[0].tolist(), [0] * 4)
+
+
+def test_prototypes_need_features_of_one_width(tmp_path):
+    from distillgen.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="'student' has 3 features, and 'v' gives 2 features"):
+        related_to_means(tmp_path, student={"mlp": [3]})
+
+
+def test_prototypes_are_those_of_the_rows_also_where_a_control_exchanges_what_a_teacher_sees(tmp_path):
+    big = prepared(rows(), [("cross_entropy", {})], tmp_path, student={"mlp": [2]})
+    big.save_model(str(tmp_path / "big"))
+    loops = [
+        prepared(
+            rows(),
+            [("prototypes", {"teacher": "big"})],
+            tmp_path,
+            student={"mlp": [2]},
+            teachers={"big": {"model": "big", "inputs": ["x"]}},
+            models={"big": tmp_path / "big"},
+            shuffled=shuffled,
+        )
+        for shuffled in (False, True)
+    ]
+    (loss, plain), (_, control) = map(only, loops)
+    assert plain.means.equal(control.means)
+    assert not torch.allclose(*(loss.rows(step_of(loop), plain) for loop in loops))
+
+
 def related(tmp_path, *, over=f.OVER, progress=0.0, **options) -> list[float]:
     """The rows of the relations of the fixtures' tokens, all of which are drawn."""
     from distillgen.losses.token_relations import TokenRelations
@@ -532,6 +675,8 @@ PARTS = {
     "plackett_luce": {"teacher": "t"},
     "neighbours": {"teacher": "t"},
     "features": {"teacher": "v"},
+    "contrast": {},
+    "prototypes": {"teacher": "v"},
     "subclasses": {"teacher": "t", "embedding": "v"},
 }
 
@@ -539,7 +684,7 @@ PARTS = {
 @pytest.mark.parametrize("name", PARTS)
 def test_a_batch_without_any_label_has_a_finite_loss_and_gradient(tmp_path, name):
     teachers = {**TEACHER, "v": {"field": "v"}}
-    loop = prepared(rows(), [(name, PARTS[name])], tmp_path, teachers=teachers)
+    loop = prepared(rows(), [(name, PARTS[name])], tmp_path, teachers=teachers, student={"mlp": [2]})
     batch = {**loop.train_dataset.all_rows(), "label": torch.full((4,), -100)}
     loop.model.train()
     loss = loop.model(batch)
@@ -548,14 +693,14 @@ def test_a_batch_without_any_label_has_a_finite_loss_and_gradient(tmp_path, name
     assert all(torch.isfinite(p.grad).all() for p in loop.model.parameters() if p.grad is not None)
 
 
-PEERS = {name: options for name, options in PARTS.items() if name != "cross_entropy"}
+PEERS = {name: options for name, options in PARTS.items() if options}
 
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_does_not_move_towards_its_student(tmp_path, name):
     options = {option: "peer" for option in PEERS[name]}
     teachers = {"peer": {"peer": {"mlp": [2]}, "inputs": ["x"]}}
-    loop = prepared(rows(), [(name, options)], tmp_path, teachers=teachers)
+    loop = prepared(rows(), [(name, options)], tmp_path, teachers=teachers, student={"mlp": [2]})
     loop.model.train()
     loop.model(loop.train_dataset.all_rows()).backward()
     networks = loop.model.networks

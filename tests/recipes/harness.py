@@ -88,13 +88,18 @@ def drops(run: Run) -> Counter[tuple[str, str]]:
     return Counter((r.dropped.stage, r.dropped.filter) for r in run.dropped if r.dropped)
 
 
-def train_here(monkeypatch: Any) -> None:
-    """Let trainings take place in this process, so that torch is imported once for all of a recipe."""
+def train_here(monkeypatch: Any, see: Callable[[Any], object] = lambda job: None) -> None:
+    """Let trainings take place in this process, so that torch is imported once for all of a recipe.
+
+    `see` is called with the declaration of each.
+    """
     from distillgen.training.job import TrainingJob
     from distillgen.training.process import train
 
     async def here(work: Path, stage: str, notes: Any) -> None:
-        train(work, TrainingJob.model_validate_json((work / "job.json").read_bytes()))
+        job = TrainingJob.model_validate_json((work / "job.json").read_bytes())
+        see(job)
+        train(work, job)
 
     monkeypatch.setattr("distillgen.stages.train.supervise", here)
 

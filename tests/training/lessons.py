@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distillgen.project import Project
-from distillgen.training.part import PartEntry, losses_of, weights_of
+from distillgen.training.part import PartEntry, chance_of, losses_of, weights_of
 from distillgen.training.rows import RowSelection
 from distillgen.training.sources import Source
 
@@ -43,7 +43,8 @@ def prepared_rows(rows, losses, tmp_path: Path, *, root: Path | None = None, stu
     selection = RowSelection({name: datasets.Dataset.from_list(part) for name, part in parts.items()})
     entries = {name: options.pop(name) for name in ("weights", "teachers", "models") if name in options}
     flags = {name: options.pop(name, False) for name in ("transductive", "learn_validation", "shuffled")}
-    named = {name: options.pop(name, None) for name in ("mixup", "shuffle")}
+    named = {name: options.pop(name, None) for name in ("mixup", "shuffle", "blend")}
+    draw = options.pop("draw", None)
     arguments = {
         "output_dir": str(tmp_path / "out"),
         "seed": 0,
@@ -67,6 +68,7 @@ def prepared_rows(rows, losses, tmp_path: Path, *, root: Path | None = None, stu
         flags["transductive"],
         flags["learn_validation"],
         **named,
+        draw=chance_of(PartEntry(part=draw[0], options=draw[1]), project) if draw else None,
     )
     inputs = TrainingInputs(
         "",
