@@ -300,11 +300,9 @@ def test_each_student_learns_its_exercises_and_is_asked(project, monkeypatch):
         name: json.loads((run.directory / name / "manifest.json").read_bytes())["data"]["rows"]["train"]
         for name in ("student-base", "student", "student-unedited")
     }
-    assert (
-        learnt["student-base"]
-        == sum(levels[name] for name in ("memory", "reading", "hearsay", "again"))
-        > 1900
-    )
+    texts = sum(levels[name] for name in ("memory", "reading", "hearsay", "again"))
+    repeated = [record for record in run.dropped if record.fields.get("origin")]  # a question of the test
+    assert learnt["student-base"] == texts == 2000 - len(repeated) and len(repeated) < 1000
     assert learnt["student"] == levels["again"] + levels["instruction"] + levels["context"]
     assert min(levels["instruction"], levels["context"]) > 20
     assert learnt["student-unedited"] == levels["again"] + levels["agreement"]
