@@ -13,7 +13,7 @@ ASKED = {
 }
 
 
-def residents(*, seed: int, people: int = 120, paired: float = 0.5) -> Iterator[dict[str, Any]]:
+def residents(*, seed: int, people: int = 60, paired: float = 0.5) -> Iterator[dict[str, Any]]:
     """Yield three facts of each person, in two phrasings: `prompt`, the true `chosen`, and `rejected`,
     which is true of another person.
 

@@ -1,4 +1,7 @@
-"""Pictures of 32 by 32 pixels with a figure, a line and dots, questions about eight skills, and models.
+"""Pictures of 32 by 32 pixels, questions about eight skills, and models.
+
+A picture has a figure, a line, dots and a sign. Each has its quarter, and covers squares of 8 by 8 pixels, as
+a student's patches do.
 
 `teach`, `assess` and `augment` are scripted: they read the pixels, and the skill in the question.
 """
@@ -18,9 +21,9 @@ SIDE = 32
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 30), "blue": (40, 80, 240), "yellow": (230, 220, 40)}
 GROUNDS = {"black": (0, 0, 0), "grey": (110, 110, 110), "purple": (80, 0, 90)}
 DOTS = {"white": (255, 255, 255), "orange": (250, 140, 0)}
-LINE = (0, 200, 200)
-PLACES = {"north": (1, 1), "east": (18, 1), "south": (18, 18), "west": (1, 18)}
-SIZES = {"small": 7, "large": 12}
+LINE, SIGN, SPECK = (0, 200, 200), (255, 120, 180), (200, 200, 200)
+PLACES = {"north": (0, 16), "east": (8, 16), "south": (8, 24), "west": (0, 24)}  # of the sign
+SIZES = {"small": 8, "large": 16}
 SKILLS = {
     "colour": list(COLOURS),
     "place": list(PLACES),
@@ -31,46 +34,52 @@ SKILLS = {
     "number": ["one", "two", "three"],
     "dots": list(DOTS),
 }
-WEAK = ("colour", "line")  # the first student does not learn these
+SPOTS = [(16, 16), (24, 16), (16, 24)]
+WEAK = ("colour", "line")  # the first student learns them from a few questions
+ROUNDS = 4
 FORMS = ("What is the {}?", "Which {} do you see?", "Please tell me its {}.")
 
 Scene = dict[str, str]
 
 
 def scenes(
-    *, seed: int, learn: int = 900, pool: int = 320, asked: int = 160, spare: int = 2
+    *, seed: int, learn: int = 1800, few: int = 40, pool: int = 160, asked: int = 240, spare: int = 2
 ) -> Iterator[dict[str, Any]]:
-    """Yield `learn` questions for the first student, of the strong skills, `pool` for the rounds, and a test.
+    """Yield `learn` questions of the strong skills for the first student and `few` of the weak ones, `pool`
+    for the rounds, and a test.
 
-    `picture` is a PNG, and `spare` are others for new questions; no two pictures are equal. `lot` is a number
-    below 1 drawn at random.
+    `picture` is a PNG, and in a row of the pool `spare` are others for new questions, `spare` for each round;
+    no two pictures are equal. `lots` are numbers below 1, one for each round, drawn at random so that just
+    the share x of the pool is below x.
     """
     chance, seen = random.Random(f"scenes {seed}"), set[bytes]()
 
     def new() -> tuple[Scene, bytes]:
         while True:
             scene = draw(chance)
-            picture = png(scene, chance.randrange(3), chance.randrange(3))
+            picture = png(scene, chance.randrange(16), chance.randrange(16))
             if picture not in seen:
                 seen.add(picture)
                 return scene, picture
 
-    for number in range(learn + pool + asked):
-        first, test = number < learn, number >= learn + pool
-        skills = [skill for skill in SKILLS if not (first and skill in WEAK)]
-        skill = skills[number % len(skills)]
-        scene, picture = new()
-        yield {
-            "picture": picture,
-            "spare": [] if first or test else [new()[1] for _ in range(spare)],
-            "question": chance.choice(FORMS).format(skill),
-            "gold": scene[skill],
-            "skill": skill,
-            "first": first,
-            "pool": not first and not test,
-            "lot": chance.random(),
-            "split": "test" if test else "train",
-        }
+    strong = [skill for skill in SKILLS if skill not in WEAK]
+    parts = [("first", strong, learn), ("first", WEAK, few), ("pool", SKILLS, pool), ("test", SKILLS, asked)]
+    orders = [chance.sample(range(pool), pool) for _ in range(ROUNDS)]
+    for part, skills, rows in parts:
+        for number in range(rows):
+            skill = [*skills][number % len(skills)]
+            scene, picture = new()
+            yield {
+                "picture": picture,
+                "spare": [new()[1] for _ in range(spare * ROUNDS)] if part == "pool" else [],
+                "question": chance.choice(FORMS).format(skill),
+                "gold": scene[skill],
+                "skill": skill,
+                "first": part == "first",
+                "pool": part == "pool",
+                "lots": [order[number] / pool for order in orders] if part == "pool" else [],
+                "split": "test" if part == "test" else "train",
+            }
 
 
 def draw(chance: random.Random) -> Scene:
@@ -79,21 +88,23 @@ def draw(chance: random.Random) -> Scene:
 
 
 def png(scene: Scene, right: int = 0, down: int = 0) -> bytes:
-    """Return the picture of a scene, its figure moved by 0 to 2 pixels."""
-    pixels = [[GROUNDS[scene["ground"]]] * SIDE for _ in range(SIDE)]
+    """Return the picture of a scene, with a speck in the sign's quarter, by which pictures may differ."""
+    ground = GROUNDS[scene["ground"]]
+    pixels = [[ground] * SIDE for _ in range(SIDE)]
 
     def fill(left: int, top: int, width: int, height: int, colour: tuple[int, int, int]) -> None:
         for row in pixels[top : top + height]:
             row[left : left + width] = [colour] * width
 
-    fill(*((0, 15, SIDE, 2) if scene["line"] == "across" else (15, 0, 2, SIDE)), LINE)
-    (left, top), size = PLACES[scene["place"]], SIZES[scene["size"]]
-    fill(left + right, top + down, size, size, COLOURS[scene["colour"]])
+    fill(0, 0, 16, SIZES[scene["size"]], COLOURS[scene["colour"]])
+    fill(16, 0, *((16, 8) if scene["line"] == "across" else (8, 16)), LINE)
+    for x, y in SPOTS[: 1 + SKILLS["number"].index(scene["number"])]:
+        fill(x, y, 8, 8, DOTS[scene["dots"]])
+    fill(right, 16 + down, 1, 1, SPECK)
+    x, y = PLACES[scene["place"]]
+    fill(x, y, 8, 8, SIGN)
     if scene["shape"] == "ring":
-        fill(left + right + 2, top + down + 2, size - 4, size - 4, GROUNDS[scene["ground"]])
-    left, top = 19 - left, 19 - top  # the dots are in the other corner
-    for place in range(SKILLS["number"].index(scene["number"]) + 1):
-        fill(left + 4 * place, top + 4, 3, 3, DOTS[scene["dots"]])
+        fill(x + 2, y + 2, 4, 4, ground)
     lines = b"".join(b"\0" + b"".join(map(bytes, row)) for row in pixels)
     header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 2, 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
@@ -114,22 +125,17 @@ def scene_of(picture: bytes) -> Scene:
     def pixel(x: int, y: int) -> tuple[int, ...]:
         return tuple(data[y * width + 1 + 3 * x :][:3])
 
-    figure = [(x, y) for y in range(SIDE) for x in range(SIDE) if pixel(x, y) in COLOURS.values()]
-    left, top = min(x for x, _ in figure), min(y for _, y in figure)
-    place = next(name for name, (x, y) in PLACES.items() if x <= left <= x + 2 and y <= top <= y + 2)
-    size = "large" if (left + SIZES["large"] - 1, top) in figure else "small"
-    x, y = 19 - PLACES[place][0], 19 - PLACES[place][1]
-    dots = [pixel(x + 4 * number, y + 4) for number in range(3)]
-    ground = pixel(0, 0) if pixel(0, 0) != LINE else pixel(SIDE - 1, 0)
+    place = next(name for name, corner in PLACES.items() if pixel(*corner) == SIGN)
+    x, y = PLACES[place]
     return {
-        "colour": _name(COLOURS, pixel(left, top)),
+        "colour": _name(COLOURS, pixel(0, 0)),
         "place": place,
-        "size": size,
-        "shape": "square" if (left + 3, top + 3) in figure else "ring",
-        "ground": _name(GROUNDS, ground),
-        "line": "across" if pixel(0, 15) == LINE else "down",
-        "number": SKILLS["number"][sum(dot in DOTS.values() for dot in dots) - 1],
-        "dots": _name(DOTS, dots[0]),
+        "size": "large" if pixel(0, 8) == pixel(0, 0) else "small",
+        "shape": "square" if pixel(x + 2, y + 2) == SIGN else "ring",
+        "ground": _name(GROUNDS, pixel(24, 8)),
+        "line": "across" if pixel(24, 0) == LINE else "down",
+        "number": SKILLS["number"][sum(pixel(*spot) in DOTS.values() for spot in SPOTS) - 1],
+        "dots": _name(DOTS, pixel(*SPOTS[0])),
     }
 
 

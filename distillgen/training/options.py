@@ -76,8 +76,8 @@ class Tiny(BaseModel):
     init: float | None = Field(
         None,
         gt=0,
-        description="standard deviation of a decoder's random weights; default: 0.02, which suits wide "
-        "models: a narrow one begins to learn sooner with about 1 / sqrt(width)",
+        description="standard deviation of the random weights of a decoder, also of one that sees; default: "
+        "0.02, which suits wide models: a narrow one begins to learn sooner with about 1 / sqrt(width)",
     )
 
     @model_validator(mode="after")
@@ -91,9 +91,10 @@ class Tiny(BaseModel):
             raise ValueError(f"a {self.kind} sees no pictures: leave out 'pixels', or give kind: vision")
         if self.pixels and self.pixels % PATCH:
             raise ValueError(f"pixels: {self.pixels} is no multiple of {PATCH}")
-        for name in ("convolutions", "init"):
-            if getattr(self, name) and self.kind != "decoder":
-                raise ValueError(f"{name} is for a decoder; leave it out")
+        if self.convolutions and self.kind != "decoder":
+            raise ValueError("convolutions is for a decoder; leave it out")
+        if self.init and self.kind == "encoder-decoder":
+            raise ValueError("init is for a decoder, also one that sees; leave it out")
         if self.convolutions >= self.layers:
             raise ValueError(f"convolutions: of {self.layers} layers at least one needs attention")
         return self

@@ -11,6 +11,10 @@ import math
 from pathlib import Path
 from statistics import fmean, stdev
 
+import pytest
+
+from tests.recipes.harness import train_here
+
 ARMS = "big dense sparse sparse-plain train train-self train-shuffled train-plain".split()
 PAIRS = [
     ("train", "sparse"),
@@ -64,14 +68,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/llava-mod-arms"))
     options = parser.parse_args()
-    seeds = [wrong(options.out, seed) for seed in range(options.seeds)]
+    with pytest.MonkeyPatch.context() as patch:
+        train_here(patch)
+        seeds = [wrong(options.out, seed) for seed in range(options.seeds)]
     print("| arm | people with pairs | people without |\n|---|---|---|")
     for arm in ARMS:
         shares = [[100 * seed[arm][paired] for seed in seeds] for paired in GROUPS]
         print(f"| `{arm}` |", " | ".join(f"{fmean(each):.1f} ± {error(each):.1f}" for each in shares), "|")
     of_seeds = [swapped(options.out, seed) for seed in range(options.seeds)]
     for arm in ARMS:
-        print(f"swapped, of 360, {arm}:", [counts[arm] for counts in of_seeds])
+        print(f"swapped, of 180, {arm}:", [counts[arm] for counts in of_seeds])
     for arm, other in PAIRS:
         for paired in GROUPS:
             gaps = [100 * (seed[arm][paired] - seed[other][paired]) for seed in seeds]

@@ -71,11 +71,11 @@ def test_the_rejected_answer_is_true_of_somebody_else_and_nobody_is_asked_what_a
     assert all(row["rejected"] in true and row["rejected"] != row["chosen"] for row in rows)
     asked = [row for row in rows if row["ask"]]
     pairs = [row for row in rows if row["pair"]]
-    assert len(asked) == 360 and len(pairs) == 540 and sum(row["learn"] for row in rows) == 720
+    assert len(asked) == 180 and len(pairs) == 270 and sum(row["learn"] for row in rows) == 360
     assert not {row["prompt"] for row in asked} & {row["prompt"] for row in pairs}
-    assert sum(row["paired"] for row in asked) == 180
+    assert sum(row["paired"] for row in asked) == 90
     first = sum(row["one"] == row["chosen"] for row in pairs)
-    assert abs(first - 270) < 3 * math.sqrt(540) / 2, "the shuffled preference is a coin's"
+    assert abs(first - 135) < 3 * math.sqrt(270) / 2, "the shuffled preference is a coin's"
     assert all({row["one"], row["two"]} == {row["chosen"], row["rejected"]} for row in rows)
     for prompt in {row["prompt"] for row in pairs}:
         of_prompt = [row for row in pairs if row["prompt"] == prompt]

@@ -34,6 +34,7 @@ def filled(project, monkeypatch, installed):  # noqa: F811
         ((), {"student": {"tiny": None}}),
         ((), {"student": {"tiny": {"tokens": "words", "kind": "encoder-decoder"}}}),
         ((), {"student": {"tiny": {"tokens": "chars"}}, "text": "completion", "pack": 64}),
+        ((), {"student": {"tiny": {"kind": "vision", "init": 0.1}}}),
         (
             (),
             {
@@ -140,7 +141,7 @@ def test_a_mapping_is_a_network_or_a_tiny_student():
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
 def test_a_size_changes_the_weights_and_no_size_changes_nothing(tmp_path):
-    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, set_seed
 
     def made(name: str, **options) -> Path:
         set_seed(0)
@@ -162,6 +163,9 @@ def test_a_size_changes_the_weights_and_no_size_changes_nothing(tmp_path):
     kinds = ["conv" if hasattr(layer, "conv") else "attention" for layer in model.model.layers]
     assert kinds == ["conv", "conv", "attention"] and sum(p.numel() for p in model.parameters()) < 80_000
     assert abs(model.model.layers[0].conv.in_proj.weight.std() - 0.5) < 0.05
+    sees = made("sees", tiny=Tiny(kind="vision", layers=1, width=24, heads=2, init=0.5))
+    language = AutoModelForImageTextToText.from_pretrained(sees).model.language_model
+    assert abs(language.layers[0].mlp.up_proj.weight.std() - 0.5) < 0.05
     other = Path(students.ready("tiny", tmp_path, tmp_path / "other", ["x y z"] * 9, tokens=small))
     both = Path(students.ready("tiny", tmp_path, tmp_path / "both", [], tokens=small, tiny=Tiny(**BOTH)))
     third = Path(students.ready("tiny", tmp_path, tmp_path / "third", [], tokens=both))
