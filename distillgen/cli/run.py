@@ -314,6 +314,7 @@ def run(
     Exit codes: 0 finished, 2 a usage or configuration error, 3 finished with
     failed rows or with none kept, 4 stopped by --max-cost-usd, 130 interrupted.
     """
+    from distillgen.runs import shards
     from distillgen.runs.state import Options
 
     if stage := options.pop("stage"):
@@ -330,8 +331,8 @@ def run(
     checked_pipeline = load_pipeline(pipeline, sets, quiet=quiet)
     directory = out or checked_pipeline.run_directory()
     if shard is not None:
-        directory = out or directory / f"shard-{shard.replace('/', '-of-')}"
-        sets = [*sets, f"{checked_pipeline.source.name}.shard={shard}"]
+        directory = out or directory / shards.folder(shard)
+        sets = [*sets, shards.override(checked_pipeline, shard)]
         checked_pipeline = load_pipeline(pipeline, sets, quiet=True)
     carry_out(checked_pipeline, directory, Options(**options), printing)
 
@@ -371,16 +372,16 @@ def gather(
     from distillgen.runs.shards import bring_together, pipeline_of
     from distillgen.runs.state import Options
 
-    shards = [find_run(click.get_current_context(), None, name) for name in runs]
-    pipeline, shard_sets = pipeline_of(shards)
+    brought = [find_run(click.get_current_context(), None, name) for name in runs]
+    pipeline, shard_sets = pipeline_of(brought)
     checked_pipeline = load_pipeline(pipeline, [*shard_sets, *sets], quiet=quiet)
     directory = out or checked_pipeline.run_directory()
     options = Options(limit=limit, max_cost_usd=max_cost_usd, ledger=ledger, report_to=report_to)
     path = ledger_path(checked_pipeline, directory, options)
-    count = bring_together(shards, path, directory)
+    count = bring_together(brought, path, directory)
     printing = Printing(as_json, quiet, open_page)
     if not (quiet or as_json):
-        show.say(f"{count:,} answers of {len(shards)} shards were copied to {path}", error=True)
+        show.say(f"{count:,} answers of {len(brought)} shards were copied to {path}", error=True)
     carry_out(checked_pipeline, directory, replace(options, ledger=path), printing)
 
 

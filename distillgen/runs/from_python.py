@@ -21,7 +21,7 @@ from distillgen.pipeline.load import load, located
 from distillgen.project import from_here, user_error
 from distillgen.record import Record
 from distillgen.rows.from_python import ROWS, write_rows
-from distillgen.runs import notebook, progress_lines
+from distillgen.runs import notebook, progress_lines, shards
 from distillgen.runs.directory import Run
 from distillgen.runs.event_loop import outside_event_loop
 from distillgen.runs.execute import Watch
@@ -72,6 +72,7 @@ class RunOptions(TypedDict, total=False):
     max_cost_usd: float | None
     concurrency: int | None
     ledger: str | Path | None
+    shard: str | None
     report_to: Sequence[str]
     salvage: bool
     rows: RowSource | None
@@ -105,6 +106,7 @@ def run(
     concurrency: int | None = None,
     ledger: str | Path | None = None,
     seeds: int | None = None,
+    shard: str | None = None,
     report_to: Sequence[str] = (),
     salvage: bool = False,
     rows: RowSource | None = None,
@@ -134,6 +136,8 @@ def run(
         concurrency: most requests in flight per model
         ledger: the file that answers are kept in; default: runs/ledger.sqlite3 in the project
         seeds: run the whole pipeline with each of so many seeds
+        shard: take the share of the source rows of worker I of N, as in "0/4"; `distillgen gather` makes one
+            run of the shards
         report_to: trackers that get the figures of the run and its trainings: trackio, wandb, mlflow
         salvage: go on with the readable answers of a damaged ledger
         rows: rows in the place of the source's: a list of dicts or records, a pandas or polars frame, an
@@ -165,7 +169,10 @@ def run(
         scripts=teachers or {},
     )
     path, root = located(pipeline)
-    directory = Path(out) if out else from_here(root / "runs" / path.stem)
+    if shard is not None and seeds is not None:
+        raise ConfigError("give either 'shard' or 'seeds'")
+    usual = from_here(root / "runs" / path.stem / (shards.folder(shard) if shard else ""))
+    directory = Path(out) if out else usual
     parts: dict[str, Any] = {"scripted": options.scripts, "filters": filters}
     if rows is not None:
         parts["rows"] = (directory / ROWS).resolve()
@@ -174,6 +181,8 @@ def run(
     pipelines = (
         [load(pipeline, sets, **parts)] if seeds is None else load_seeds(pipeline, seeds, sets, **parts)
     )
+    if shard is not None:
+        pipelines = [load(pipeline, [*sets, shards.override(pipelines[0], shard)], **parts)]
     models = {*pipelines[0].models, *pipelines[0].made_models()}
     for name in sorted(options.scripts.keys() - models):
         raise ConfigError(f"teachers: the pipeline has no model '{name}'{did_you_mean(name, models)}")

@@ -21,6 +21,16 @@ from distillgen.runs.directory import Run
 SAME = ("seed", "models", "stages", "files")  # the parts of the lock file that shards share
 
 
+def override(pipeline: Pipeline, shard: str) -> str:
+    """Return the override that gives a pipeline its shard."""
+    return f"{pipeline.source.name}.shard={shard}"
+
+
+def folder(shard: str) -> str:
+    """Return the name of a shard's folder in the run directory."""
+    return f"shard-{shard.replace('/', '-of-')}"
+
+
 def row_wise(pipeline: Pipeline) -> int:
     """Return the number of stages before the first one that needs all records."""
     scopes = [bound.scope for bound in pipeline.bound_stages]

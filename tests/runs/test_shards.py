@@ -69,6 +69,16 @@ def test_the_gathered_corpus_is_that_of_one_machine_and_asks_only_what_needs_all
     assert len(asked.bodies) == 2 * alone
 
 
+def test_python_runs_a_shard(project, asked):
+    run = distillgen.run("ask", shard="1/3", progress=False)
+    assert run.directory.resolve() == project.path / SHARDS[1]
+    run_shards(project, (0, 2))
+    project.cli("gather", *SHARDS)
+    assert len(project.read("runs/ask/corpus.jsonl")) == 8
+    with pytest.raises(distillgen.ConfigError, match="either 'shard' or 'seeds'"):
+        distillgen.run("ask", shard="1/3", seeds=2, progress=False)
+
+
 def test_shards_of_other_machines_bring_their_ledgers(project, asked, tmp_path):
     project.cli("run", "ask", "--out", "runs/alone", "--ledger", "alone.sqlite3")
     alone = len(asked.bodies)
