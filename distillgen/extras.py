@@ -23,6 +23,7 @@ EXTRAS = {
     "bedrock": Extra(("botocore",), "30 MB"),
     "prices": Extra(("genai_prices",), "10 MB"),
     "duplicates": Extra(("rensa", "numpy", "rapidfuzz"), "80 MB"),
+    "sounds": Extra(("soundfile", "numpy"), "85 MB"),
     "search": Extra(("bm25s", "numpy"), "75 MB"),
     "optuna": Extra(("optuna",), "70 MB"),
     "graph": Extra(("networkx", "numpy"), "90 MB"),

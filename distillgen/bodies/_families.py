@@ -8,7 +8,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-NAMES = "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"
+IMAGES = "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"
+SOUNDS = "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES"
 OTHERS = {"dinat", "hgnet_v2"}  # one needs natten, and the other has no last hidden states
 TYPES = {"int", "float", "str", "bool", "list", "dict", "tuple", "None"}
 
@@ -20,18 +21,33 @@ def families() -> Mapping[str, Mapping[str, frozenset[str]]]:
     A family is one with a classifier of pictures and an option `num_channels`. An option without types takes
     any value.
     """
-    spec = find_spec("transformers")
-    root = Path(str(spec.origin)).parent / "models" if spec else Path()
-    options = {family: _options(root, family) for family in _classifiers(root / "auto" / "modeling_auto.py")}
+    options = {family: _options(_root(), family) for family in seeing()}
     return {
         family: types for family, types in options.items() if "num_channels" in types and family not in OTHERS
     }
 
 
-def _classifiers(path: Path) -> Iterator[str]:
-    """Yield the names of the families with a classifier of pictures."""
-    for node in ast.parse(path.read_bytes()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == NAMES:
+@cache
+def seeing() -> frozenset[str]:
+    """Return the names of the families with a classifier of pictures."""
+    return frozenset(_classifiers(IMAGES))
+
+
+@cache
+def hearing() -> frozenset[str]:
+    """Return the names of the families with a classifier of sounds."""
+    return frozenset(_classifiers(SOUNDS))
+
+
+def _root() -> Path:
+    spec = find_spec("transformers")
+    return Path(str(spec.origin)).parent / "models" if spec else Path()
+
+
+def _classifiers(names: str) -> Iterator[str]:
+    """Yield the names of the families in one of the mappings of transformers."""
+    for node in ast.parse((_root() / "auto" / "modeling_auto.py").read_bytes()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == names:
             for pair in ast.walk(node.value):
                 if isinstance(pair, ast.Tuple):
                     yield ast.literal_eval(pair.elts[0])

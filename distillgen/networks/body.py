@@ -13,6 +13,7 @@ from distillgen.plugins import plugin_class
 from distillgen.project import Project
 
 Shape = tuple[int, ...]
+FILE: Shape = ()  # in the place of a shape: the input is a reference to a file, and the body reads it
 LARGEST = 1e30  # the numbers are computed with in float32, which ends at 3e38
 
 
@@ -20,7 +21,7 @@ class Sizes(NamedTuple):
     """What a body is built for."""
 
     inputs: Sequence[Shape]
-    """The shape of a row's array, for each input that holds numbers."""
+    """The shape of a row's array, for each input that holds numbers; FILE for a reference to a file."""
     classes: Sequence[str]
     """The names of the classes, in the order of the logits."""
     project: Project = Project(Path())
@@ -33,6 +34,11 @@ class Sizes(NamedTuple):
         """The numbers of a row in all inputs."""
         return sum(math.prod(shape) for shape in self.inputs)
 
+    @property
+    def files(self) -> int:
+        """The number of inputs that are references to files."""
+        return sum(shape == FILE for shape in self.inputs)
+
 
 class Body(BaseModel):
     """A kind of network, without heads. The attributes are its options; the first one stands at its name.
@@ -42,10 +48,11 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    reads: ClassVar[Literal["arrays", "texts", "graph", "batch"]] = "arrays"
+    reads: ClassVar[Literal["arrays", "texts", "files", "graph", "batch"]] = "arrays"
     """What `forward` of the module takes: an array [rows, …] of numbers (one input in its shape, several
-    inputs flat, side by side), a list of texts for each row, an array and edges [2, edges] of positions in
-    the batch, or the batch as it is.
+    inputs flat, side by side), a list of texts for each row, a reference to a file for each row, or what its
+    method `read` returns of one, an array and edges [2, edges] of positions in the batch, or the batch as it
+    is.
     """
     tokens: ClassVar[bool] = False
     """Whether the module may give tokens: features of the parts of a row, as of a picture's patches."""

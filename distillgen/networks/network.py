@@ -13,9 +13,10 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
 from distillgen.errors import ConfigError
-from distillgen.networks.body import Shape, Sizes, shape_of
+from distillgen.networks.body import FILE, Shape, Sizes, shape_of
 from distillgen.networks.spec import CLASS, CONFIG, Head, NetworkSpec, Reading, grid
 from distillgen.project import Project
+from distillgen.record import is_reference
 from distillgen.rows.arrays import numbers_of
 
 WEIGHTS = "model.safetensors"
@@ -23,6 +24,7 @@ TABLE, NODES = "table.safetensors", "nodes.json"  # what a network over a graph 
 FILES, PARTS = "files", "networks"  # folders: what the body wrote, and what the students in it wrote
 INPUT = "input."  # before the name of an input, in a batch
 NODE = "node"
+LEFT_OUT = "left_out"  # [rows] in a batch: the place of the expert that is not asked about a row
 EDGES = "edges"  # [2, edges] in a batch: positions of rows that are neighbours, each pair in both directions
 
 
@@ -59,7 +61,9 @@ class Out(NamedTuple):
 
 
 class Network(nn.Module):  # type: ignore[misc]
-    """A body with heads. `inputs` holds the shape of a row's array for each input, or None for a text."""
+    """A body with heads. `inputs` holds the shape of a row's array for each input, None for a text, or FILE
+    for a reference to a file.
+    """
 
     def __init__(
         self,
@@ -103,11 +107,10 @@ class Network(nn.Module):  # type: ignore[misc]
 
     def _check_inputs(self) -> None:
         for name, shape in self.inputs.items():
-            if self.reads != "batch" and (shape is None) != (self.reads == "texts"):
-                kinds = ("numbers", "texts") if shape is None else ("texts", "numbers")
-                raise ConfigError(
-                    f"student body '{self.spec.body}' reads {kinds[0]}, and '{name}' holds {kinds[1]}"
-                )
+            kind = "texts" if shape is None else "files" if shape == FILE else "numbers"
+            reads = self.reads if self.reads in ("texts", "files") else "numbers"
+            if self.reads != "batch" and kind != reads:
+                raise ConfigError(f"student body '{self.spec.body}' reads {reads}, and '{name}' holds {kind}")
             for part, network in self._parts.items():
                 if network.inputs.get(name, shape) != shape:
                     raise ConfigError(f"'{name}' has another shape than in the training of '{part}'")
@@ -144,8 +147,26 @@ class Network(nn.Module):  # type: ignore[misc]
         except (ValueError, RecursionError) as error:
             raise ValueError(f"it is not JSON of {', '.join(self.inputs)}: {error}") from error
         values = content if others and isinstance(content, dict) else {first: content}
-        values = {name: numbers_of(value, self._root) for name, value in values.items()}
-        return {name: _input(values, name, shape) for name, shape in self.inputs.items()}
+        return {name: self._input(values, name, shape) for name, shape in self.inputs.items()}
+
+    def _input(self, values: Mapping[str, Any], name: str, shape: Shape | None) -> Any:
+        """Return an input among others. Raise ValueError if it is missing or of another kind or shape."""
+        if name not in values:
+            raise ValueError(f"it lacks the input '{name}'")
+        value = values[name]
+        if shape == FILE:
+            if not is_reference(value):
+                raise ValueError(f"'{name}' is no reference to a file: {{path: …, sha256: …}}")
+            return self.body.read(value)
+        if shape is None:
+            if not isinstance(value, str):
+                raise ValueError(f"'{name}' is no text")
+            return value
+        value = numbers_of(value, self._root)
+        value = value if isinstance(value, list) else [value]
+        if shape_of(value) != shape:
+            raise ValueError(f"'{name}' has not the shape {list(shape)} of the training's")
+        return value
 
     def batch(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return a batch of `values`."""
@@ -155,9 +176,7 @@ class Network(nn.Module):  # type: ignore[misc]
         for name, shape in self.inputs.items():
             values = [row[name] for row in rows]
             batch[INPUT + name] = (
-                values
-                if shape is None
-                else torch.tensor(values, dtype=torch.float32, device=self.scale.device)
+                torch.tensor(values, dtype=torch.float32, device=self.scale.device) if shape else values
             )
         return batch
 
@@ -178,7 +197,7 @@ class Network(nn.Module):  # type: ignore[misc]
                 self.scale.copy_(part.scale)
                 return
         for i, (name, shape) in enumerate(self.inputs.items()):
-            if shape is not None:
+            if shape:
                 values = batch[INPUT + name].float()
                 deviation = values.std(unbiased=False)
                 self.scale[i] = torch.stack([values.mean(), torch.where(deviation > 0, deviation, 1.0)])
@@ -195,6 +214,8 @@ class Network(nn.Module):  # type: ignore[misc]
             features = self.body(batch)
         elif self.reads == "texts":
             features = self.body([list(texts) for texts in zip(*values, strict=True)])
+        elif self.reads == "files":
+            features = self.body(values[0])
         else:
             scaled = [(x.float() - self.scale[i, 0]) / self.scale[i, 1] for i, x in enumerate(values)]
             array = scaled[0] if len(scaled) == 1 else torch.cat([x.flatten(1) for x in scaled], 1)
@@ -288,18 +309,9 @@ def _projector(width: int, to: int) -> Any:
     return nn.Sequential(nn.Linear(width, -(-to // 2)), nn.ReLU(), nn.Linear(-(-to // 2), to))
 
 
-def _input(values: Mapping[str, Any], name: str, shape: Shape | None) -> Any:
-    """Return an input among others. Raise ValueError if it is missing or of another kind or shape."""
-    if name not in values:
-        raise ValueError(f"it lacks the input '{name}'")
-    if shape is None:
-        if not isinstance(values[name], str):
-            raise ValueError(f"'{name}' is no text")
-        return values[name]
-    value = values[name] if isinstance(values[name], list) else [values[name]]
-    if shape_of(value) != shape:
-        raise ValueError(f"'{name}' has not the shape {list(shape)} of the training's")
-    return value
+def rows_of(batch: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
+    """Return a part of the rows of a batch without edges."""
+    return {name: values[start:stop] for name, values in batch.items()}
 
 
 def by_class(network: Any, head: str, logits: Any) -> Any:

@@ -41,6 +41,11 @@ class Teaching(Dialogue):
     )
     node: FieldName = Field("node", description="field with the id of a row, to which edges lead")
     neighbours: FieldName = Field("neighbours", description="field with the ids of a row's neighbours")
+    group: FieldName | None = Field(
+        None,
+        description="field, such as a domain, that has one value in all rows of a batch; a value with fewer "
+        "training rows than a batch has is left out",
+    )
     losses: list[Entry] = Field(min_length=1, description="losses: names in losses/, each with its options")
     weights: dict[str, Entry] = Field(
         default_factory=dict, description="weights by name, which the losses' `weight` may use"
@@ -194,6 +199,8 @@ class Teaching(Dialogue):
             context.need(name, "'inputs'")
         if self.label is not None:
             context.need(self.label, "'label'")
+        if self.group is not None:
+            context.need(self.group, "'group'")
         names = {STUDENT, *self.peers()}
         for name, part in self._parts(context):
             try:
@@ -227,6 +234,8 @@ class Teaching(Dialogue):
             if part.teaching and not part.teacher:
                 raise ConfigError("it learns from a teacher: give teacher: NAME")
             self._check_formula(part, context)
+        if part.grouped and self.group is None:
+            raise ConfigError("it takes batches of one domain: name the field of the domain with group: …")
         if part.labels and self.inputs is not None and self.label is None:
             raise ConfigError("it learns from labels: name their field with label: …")
         if self.inputs is None:
@@ -248,7 +257,7 @@ class Teaching(Dialogue):
             if source.peer is not None or source.head is not None or source.field is not None:
                 remedy = "give a stage with logprobs, or a language model"
                 raise ConfigError(f"teachers: '{name}' does not give distributions over tokens; {remedy}")
-        for option in ("transductive", "learn_validation", "mixup", "draw", "blend"):
+        for option in ("transductive", "learn_validation", "mixup", "draw", "blend", "group"):
             if getattr(self, option):
                 raise ConfigError(f"'{option}' is for networks, which have 'inputs'; leave it out")
 
@@ -314,6 +323,8 @@ class Teaching(Dialogue):
         """Raise ConfigError if the losses do not fit the heads of the student."""
         if self.inputs is None:
             raise ConfigError("a network reads fields of numbers or texts: name them with inputs: [...]")
+        if self.draw is not None and self.group is not None:
+            raise ConfigError("'draw' and 'group' both choose the rows of a batch; leave out one of them")
         peers = {name: NetworkSpec.of(s.peer or {}, context.project) for name, s in self.peers().items()}
         networks = {STUDENT: spec, **peers}
         for name in spec.inputs or ():
@@ -323,15 +334,15 @@ class Teaching(Dialogue):
         heads = {name: network.head_names(context.project) for name, network in networks.items()}
         for name, network in networks.items():
             body = network.module_of(context.project)
-            if self.mixup is not None and body.reads in ("graph", "texts"):
+            if self.mixup is not None and body.reads in ("graph", "texts", "files"):
                 raise ConfigError(f"mixup: student body '{network.body}' reads no numbers that can be mixed")
             if body.reads == "graph":
                 for field in (self.node, self.neighbours):
                     context.need(field, f"student body '{network.body}'")
-            if name != STUDENT and network.models(context.project):
+            if name != STUDENT and network.shared:
                 raise ConfigError(
-                    f"teachers: the peer '{name}' begins with random weights, and this network is made of an "
-                    "earlier student; make it the student of a stage"
+                    f"teachers: the peer '{name}' begins with random weights, and this network shares the "
+                    "classifier of an earlier student; make it the student of a stage"
                 )
             if name != STUDENT and body.subnets() > 1:
                 raise ConfigError(

@@ -20,7 +20,7 @@ from distillgen.training.rows import Row, Unusable
 from distillgen.training.sources import KINDS, words
 from distillgen.training.token_rows import TOKENS, token_row
 
-COLUMN, INPUT, NEIGHBOURS = "teacher.", "input.", "neighbours"
+COLUMN, INPUT, NEIGHBOURS, GROUP = "teacher.", "input.", "neighbours", "group"
 
 
 class Distil(Teaching):
@@ -67,6 +67,10 @@ class Distil(Teaching):
             row[f"{INPUT}{name}"] = _input(record.fields.get(name), name)
         label = record.fields.get(self.label) if self.label else None
         row["label"] = [] if label is None else [text_of(label)]
+        if self.group is not None:
+            if record.fields.get(self.group) is None:
+                raise Unusable(f"'{self.group}' is missing")
+            row[GROUP] = text_of(record.fields[self.group])
         for name, source in self.recorded().items():
             columns = words(record, signals, source)
             row |= {f"{COLUMN}{name}.{column}": value for column, value in columns.items()}

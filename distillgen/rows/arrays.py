@@ -40,24 +40,33 @@ def array_of(value: Any, root: Path) -> Any:
     """
     if not is_reference(value):
         return value
-    path = str(value["path"])
-    file = (root / path).resolve()
-    if not file.is_relative_to(root.resolve()):
-        raise ValueError(f"'{path}' lies outside the project")
-    if not file.is_file():
-        raise ValueError(f"there is no file '{path}'")
-    if _sha256(*_state(file)) != value["sha256"]:
-        raise ValueError(f"'{path}' has changed since the row was made")
+    file, media = file_of(value, root)
     try:
-        with file.open("rb") as stream:
-            media = media_type(stream.read(HEAD))
         if media and not media.startswith(IMAGE):
             raise ValueError("a sound is no array of numbers")
         return _picture(file) if media else _entry(file, value)
     except ConfigError:
         raise
     except Exception as error:  # Pillow and NumPy raise OSError, SyntaxError, ValueError and others
-        raise ValueError(f"'{path}' cannot be read: {type(error).__name__}: {error}") from error
+        problem = f"'{value['path']}' cannot be read"
+        raise ValueError(f"{problem}: {type(error).__name__}: {error}") from error
+
+
+def file_of(reference: Mapping[str, Any], root: Path) -> tuple[Path, str]:
+    """Return the file that a reference refers to, and its type if it is a picture or a sound, else "".
+
+    Raise ValueError, with the reason, for a file that is missing, outside the project or changed.
+    """
+    path = str(reference["path"])
+    file = (root / path).resolve()
+    if not file.is_relative_to(root.resolve()):
+        raise ValueError(f"'{path}' lies outside the project")
+    if not file.is_file():
+        raise ValueError(f"there is no file '{path}'")
+    if _sha256(*_state(file)) != reference["sha256"]:
+        raise ValueError(f"'{path}' has changed since the row was made")
+    with file.open("rb") as stream:
+        return file, media_type(stream.read(HEAD))
 
 
 def numbers_of(value: Any, root: Path) -> Any:

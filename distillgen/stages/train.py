@@ -265,7 +265,8 @@ class Train(TrainingOptions, Stage):
 
     def _parts(self, learning: Objective, network: NetworkSpec | None, project: Project) -> list[str]:
         """Return the models that teach, or that the student is made of."""
-        made_of = network.models(project) if network else ()
+        networks = _networks(learning, network, project)
+        made_of = [name for spec, _ in networks for name in spec.models(project)]
         tokens = [self.tiny.donor] if self.tiny and self.tiny.donor else ()
         changed = [self.only.changed_by] if self.only else ()
         return [*learning.models(), *made_of, *tokens, *changed]
@@ -347,15 +348,17 @@ class Train(TrainingOptions, Stage):
             learning.check_network(network, context)
         except ConfigError as error:
             raise ConfigError(f"objective '{self.objective}': {error.message}") from error
-        body, bodies = network.module_of(context.project), {}
-        for name in body.models():
-            if name not in trained:
-                raise ConfigError(f"student: no earlier stage trains '{name}'{did_you_mean(name, trained)}")
-            bodies[name] = _body_of(name, trained, context.project)
-            self._check_inputs(learning, network.inputs, name, trained)
-        body.check_models(bodies)
-        if network.shared:
-            self._check_shared(network.shared[1], trained, context.project)
+        for spec, inputs in _networks(learning, network, context.project):
+            body, bodies = spec.module_of(context.project), {}
+            for name in body.models():
+                if name not in trained:
+                    choices = did_you_mean(name, trained)
+                    raise ConfigError(f"student: no earlier stage trains '{name}'{choices}")
+                bodies[name] = _body_of(name, trained, context.project)
+                self._check_inputs(learning, inputs, name, trained)
+            body.check_models(bodies)
+            if spec.shared:
+                self._check_shared(spec.shared[1], trained, context.project)
         for name in learning.models():
             if name in trained and _body_of(name, trained, context.project).reads == "graph":
                 raise ConfigError(
@@ -585,6 +588,14 @@ class _Training(NamedTuple):
     def inputs(self) -> list[str] | None:
         """The fields that the student reads; None for a language model."""
         return self.bound.learning.network_inputs(self.peer)
+
+
+def _networks(
+    learning: Objective, student: NetworkSpec | None, project: Project
+) -> list[tuple[NetworkSpec, Sequence[str] | None]]:
+    """Return the student, if it is a network as a mapping, and the peers, each with the fields it reads."""
+    peers = [(NetworkSpec.of(peer.peer or {}, project), peer.inputs) for peer in learning.peers().values()]
+    return [*([(student, student.inputs)] if student else []), *peers]
 
 
 def _spec_of(name: str, trained: Mapping[str, _Training], project: Project) -> NetworkSpec:

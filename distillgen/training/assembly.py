@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,14 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from distillgen.errors import ConfigError
-from distillgen.networks.body import Shape, shape_of
+from distillgen.networks.body import FILE, Shape, shape_of
 from distillgen.networks.network import INPUT, Network, load
 from distillgen.networks.spec import NetworkSpec, is_network
 from distillgen.project import Project
 from distillgen.record import is_reference
 from distillgen.rows.arrays import numbers_of
 from distillgen.training.blend import Blend
-from distillgen.training.columns import NEIGHBOURS, NODE, Columns, collated, recorded_teachers
+from distillgen.training.columns import GROUP, NEIGHBOURS, NODE, Columns, collated, recorded_teachers
 from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.learner import Learner, Loop, Teachers
 from distillgen.training.mixup import Mixup
@@ -61,22 +62,20 @@ class Lesson:
 def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
     """Return the loop of a network."""
     project = inputs.project
-    rows = _loaded(inputs.rows, project)
+    student = _first_network(inputs)
+    live, heads = _live(lesson, inputs)
+    rows = _loaded(inputs.rows, project, _read_as_files(lesson, inputs, [*live.values(), student]))
     rows = rows.select(_of_one_shape(rows.parts[TRAIN][0]))
     needy = [*lesson.losses, *lesson.weights.values(), *([lesson.draw] if lesson.draw else [])]
-    student = _first_network(inputs)
     over_graph = _reads_graph(lesson, inputs, student)
     if over_graph or any(part.edges for part in needy):
         rows = rows.select(_of_nodes())
-    live, heads = _live(lesson, inputs)
-    parts = _learnt(lesson, rows.parts)
+    if GROUP in rows.parts[TRAIN].column_names:
+        rows = rows.select(_of_large_group(rows.parts[TRAIN], inputs.arguments))
     shared = None if student else _shared(inputs)
     trained = student or shared
     classes = trained.classes if trained else _classes(rows.parts, lesson, live)
-    if shared:
-        _check_labels(parts, classes)
-    columns = {name: Columns(part, classes) for name, part in parts.items()}
-    shapes = _shapes(parts[TRAIN][0])
+    shapes = _shapes(rows.parts[TRAIN][0])
     set_seed(inputs.arguments["seed"])  # arms of one seed begin with the same weights
     if student is None:
         spec = NetworkSpec.of(inputs.network or {}, project)
@@ -87,6 +86,13 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
         if source.peer is not None:
             peer = NetworkSpec.of(source.peer, project)
             networks[name] = _network(peer, source.inputs or (), shapes, classes, inputs)
+    for network in (*networks.values(), *live.values()):
+        if network.reads == "files":
+            rows = rows.select(_readable(network))
+    parts = _learnt(lesson, rows.parts)
+    if shared:
+        _check_labels(parts, classes)
+    columns = {name: Columns(part, classes) for name, part in parts.items()}
     batch = columns[TRAIN].all_rows()
     for network in networks.values():
         if not inputs.student:
@@ -132,10 +138,36 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
     return Prepared(loop, {**rows.counts, **({UNKNOWN: unknown} if unknown else {})})
 
 
-def _loaded(rows: RowSelection, project: Project) -> RowSelection:
-    """Return the rows with the numbers of the files that inputs refer to, if the files can be read."""
+def _read_as_files(lesson: Lesson, inputs: TrainingInputs, networks: Sequence[Network | None]) -> set[str]:
+    """Return the inputs that bodies read as files. Raise ConfigError if others read them as numbers."""
+    reads: dict[str, set[bool]] = {}
+    pairs: list[tuple[str, Sequence[str]]] = [(net.reads, [*net.inputs]) for net in networks if net]
+    mappings = [(inputs.network, lesson.inputs), *((s.peer, s.inputs) for s in lesson.teachers.values())]
+    for mapping, names in mappings:
+        if mapping:
+            spec = NetworkSpec.of(mapping, inputs.project)
+            pairs.append((spec.module_of(inputs.project).reads, spec.inputs or names or []))
+    for kind, names in pairs:
+        for name in names if kind != "batch" else ():
+            reads.setdefault(name, set()).add(kind == "files")
+    for name, kinds in reads.items():
+        if len(kinds) > 1:
+            remedy = "record what the teacher says in a stage generate with logprobs"
+            raise ConfigError(f"'{name}' is a file for one network, and numbers for another; {remedy}")
+    return {name for name, kinds in reads.items() if kinds == {True}}
+
+
+def _loaded(rows: RowSelection, project: Project, files: Collection[str]) -> RowSelection:
+    """Return the rows with the numbers of the files that inputs refer to, if the files can be read.
+
+    Of inputs in `files`, the references stay.
+    """
     first = rows.parts[TRAIN][0]
-    names = [name for name, value in first.items() if name.startswith(INPUT) and is_reference(value)]
+    names = [
+        name
+        for name, value in first.items()
+        if name.startswith(INPUT) and is_reference(value) and name.removeprefix(INPUT) not in files
+    ]
     if not names:
         return rows
 
@@ -150,6 +182,20 @@ def _loaded(rows: RowSelection, project: Project) -> RowSelection:
         return Assessment()
 
     return rows.select(assess).map(numbers)
+
+
+def _readable(network: Network) -> Any:
+    """Return an assessment that leaves out rows whose files a network cannot read."""
+
+    def assess(row: Row) -> Assessment:
+        try:
+            for name in network.inputs:
+                network.body.read(row[f"{INPUT}{name}"])
+        except ValueError as error:
+            return Assessment(str(error))
+        return Assessment()
+
+    return assess
 
 
 def _of_one_shape(first: Row) -> Any:
@@ -189,6 +235,18 @@ def _of_nodes() -> Any:
     return assess
 
 
+def _of_large_group(rows: Any, arguments: Mapping[str, Any]) -> Any:
+    """Return an assessment that leaves out the training rows of groups that are smaller than a batch."""
+    size, counts = arguments["per_device_train_batch_size"], Counter(rows[GROUP])
+
+    def assess(row: Row) -> Assessment:
+        small = row["id"] in ids and size != "all" and counts[row[GROUP]] < size
+        return Assessment(f"fewer rows of its group than a batch has ({size})" if small else "")
+
+    ids = {*rows["id"]}
+    return assess
+
+
 def _graph(parts: Mapping[str, Any], classes: Sequence[str]) -> Columns:
     """Return all rows as the nodes of a graph. Only validation rows have their label."""
     rows = [row if name == VALIDATION else _unlabelled(row) for name, part in parts.items() for row in part]
@@ -200,6 +258,8 @@ def _unlabelled(row: Row) -> Row:
 
 
 def _shape(value: Any) -> Shape | None:
+    if is_reference(value):
+        return FILE
     return None if isinstance(value, str) else shape_of(value)
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from distillgen.networks.network import EDGES, INPUT
 from distillgen.training.signals import COLUMN, RecordedClasses
 
 UNLABELLED = -100
-NODE, NEIGHBOURS = "node", "neighbours"
+NODE, NEIGHBOURS, GROUP = "node", "neighbours", "group"
 
 
 class Columns(Dataset):  # type: ignore[misc]
@@ -37,6 +38,7 @@ class Columns(Dataset):  # type: ignore[misc]
         )
         self.columns["row"] = torch.arange(self.size)
         self.ids = rows["id"]
+        self.groups: list[str] = list(rows[GROUP]) if GROUP in rows.column_names else []
         self._neighbours: list[list[str]] = list(rows[NEIGHBOURS]) if NEIGHBOURS in rows.column_names else []
         self._places: dict[str, int] = (
             {node: i for i, node in enumerate(rows[NODE])} if self._neighbours else {}
@@ -88,9 +90,39 @@ class Columns(Dataset):  # type: ignore[misc]
         return torch.tensor(sorted(pairs), dtype=torch.long).reshape(-1, 2).T
 
 
+class OfOneGroup(Sampler[int]):  # type: ignore[misc]
+    """The order of an epoch in which each batch has rows of one group.
+
+    Of a group whose size is no multiple of a batch, other rows are left out in each epoch.
+    """
+
+    def __init__(self, groups: Sequence[str], batch: int, seed: int) -> None:
+        self._places: dict[str, list[int]] = {}
+        for place, group in enumerate(groups):
+            self._places.setdefault(group, []).append(place)
+        self._batch, self._seed, self._epoch = batch, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of another epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return sum(len(places) // self._batch * self._batch for places in self._places.values())
+
+    def __iter__(self) -> Iterator[int]:
+        chance = random.Random(f"{self._seed} {self._epoch}")
+        batches = []
+        for places in self._places.values():
+            order = chance.sample(places, len(places))
+            ends = range(self._batch, len(order) + 1, self._batch)
+            batches += [order[end - self._batch : end] for end in ends]
+        chance.shuffle(batches)
+        return (place for batch in batches for place in batch)
+
+
 def _values(values: Sequence[Any]) -> Any:
-    """Return an input as one tensor of numbers, or as a list of texts."""
-    if isinstance(values[0], str):
+    """Return an input as one tensor of numbers, or as a list of texts or of references to files."""
+    if isinstance(values[0], str | dict):
         return list(values)
     return torch.tensor(values, dtype=torch.float32)
 

@@ -20,6 +20,7 @@ from distillgen.networks.network import Out, by_class
 from distillgen.record import dumps
 from distillgen.training.averages import Averages, Averaging
 from distillgen.training.blend import Blend
+from distillgen.training.columns import OfOneGroup
 from distillgen.training.mixup import Mixup
 from distillgen.training.part import Chance, Loss, PartSizes, Weight
 from distillgen.training.signals import ABSENT, RecordedTeacher
@@ -336,8 +337,14 @@ class Loop(Trainer):  # type: ignore[misc]
             self.add_callback(Averaging(learner.averages))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Return the order of the rows: at random, or those that are drawn by their chances."""
-        return super()._get_train_sampler(train_dataset) if self.model.chance is None else Drawn(self)
+        """Return the order of the rows: at random, those that are drawn by their chances, or batches of one
+        group each.
+        """
+        if self.model.chance is not None:
+            return Drawn(self)
+        if groups := getattr(self.train_dataset, "groups", None):
+            return OfOneGroup(groups, self.args.train_batch_size, self.args.seed)
+        return super()._get_train_sampler(train_dataset)
 
     def look(self) -> Learner:
         """Return the learner, which knows how far the training is."""

@@ -206,6 +206,9 @@ class TrainingOptions(BaseModel):
     learning_rate: float | None = Field(
         None, gt=0, description="default: the objective's; ten times that with lora"
     )
+    optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw", description="sgd: one step is the gradient times the learning rate"
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="how the learning rate falls"
     )

@@ -55,6 +55,8 @@ class Part(BaseModel):
     """Whether it learns from labels, so that networks need `label`."""
     experts: ClassVar[bool] = False
     """Whether it reads how a mixture of experts sends its tokens."""
+    grouped: ClassVar[bool] = False
+    """Whether all rows of a batch must be of one value of the field `group`."""
     tokens: ClassVar[bool] = True
     """Whether it takes the tokens of a language model; if not, it takes rows with one position."""
 

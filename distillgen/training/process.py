@@ -265,7 +265,9 @@ def _texts(folder: Path) -> Iterator[str]:
 def _arguments(folder: Path, options: TrainingOptions, learning_rate: float) -> dict[str, Any]:
     """Return the arguments of every trainer."""
     gpu = torch.cuda.is_available()
+    optimizer = {"optim": "sgd"} if options.optimizer == "sgd" else {}
     return {
+        **optimizer,
         "output_dir": str(folder / "checkpoints"),
         "seed": options.seed,
         "data_seed": options.seed,

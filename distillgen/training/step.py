@@ -173,14 +173,16 @@ class Step:
             total = total + (rows.sum(0) if rows.dim() == 2 else rows).mean()
         return total
 
-    def parameters(self) -> dict[str, Any]:
-        """Return detached copies of the student's trained weights, for which a gradient can be taken."""
+    def parameters(self, *, detached: bool = True) -> dict[str, Any]:
+        """Return copies of the student's trained weights, for which a gradient can be taken.
+
+        With `detached: false` they are the weights themselves, which then learn through a step from them.
+        """
         student = self._learner.networks[STUDENT]
-        return {
-            name: value.detach().clone().requires_grad_()
-            for name, value in student.named_parameters()
-            if value.requires_grad
-        }
+        weights = {name: value for name, value in student.named_parameters() if value.requires_grad}
+        if not detached:
+            return weights
+        return {name: value.detach().clone().requires_grad_() for name, value in weights.items()}
 
     def again(
         self,

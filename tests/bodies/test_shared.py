@@ -47,7 +47,7 @@ def test_a_classifier_can_be_shared(filled):  # noqa: F811
         (
             {},
             {"teachers": {"tutor": {"peer": SHARED}}, "losses": [kd("tutor")]},
-            "the peer 'tutor' begins with random weights, and this network is made of an earlier student",
+            "the peer 'tutor' begins with random weights, and this network shares the classifier",
         ),
     ],
 )

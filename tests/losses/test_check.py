@@ -53,6 +53,13 @@ TUTOR = {"tutor": {"peer": {"mlp": [8]}}}
             "blend": {"start": 0.3, "average": 0.9},
         },
         {"losses": [kd(weight="far")], "weights": {"far": {"disagreement": {"teacher": "says"}}}},
+        {"losses": [{"adapt": {"teacher": "sees"}}], "label": "label", "group": "text"},
+        {
+            "losses": [{"adapt": {"teacher": "tutor", "leave_out": "id"}}],
+            "teachers": TUTOR,
+            "label": "label",
+            "group": "text",
+        },
     ],
 )
 def test_what_is_right_passes_the_check(filled, options):  # noqa: F811
@@ -107,6 +114,10 @@ def test_what_is_right_passes_the_check(filled, options):  # noqa: F811
             {"losses": [{"layers": {"teacher": "tutor"}}], "teachers": TUTOR},
             "'layers': it compares layers of attention; it is for language models, without 'inputs'",
         ),
+        (
+            {"losses": [kd(), "contrast"], "draw": {"confident": {"teacher": "votes"}}, "group": "text"},
+            "'draw' and 'group' both choose the rows of a batch",
+        ),
         ({"losses": [{"information": {"teacher": "says"}}]}, "'says' records no vectors; name a stage embed"),
         ({"losses": [{"information": {"teacher": "sees", "alpha": 1.1}}]}, "less than or equal to 1"),
         (
@@ -136,6 +147,29 @@ def test_what_is_right_passes_the_check(filled, options):  # noqa: F811
         ({"losses": [kd()], "student": {"supernet": {"width": 8}}}, "depth"),
         ({"losses": [kd()], "student": {"supernet": {"depth": [], "width": 8}}}, "at least 1"),
         ({"losses": [{"surer": {"teacher": "says"}}]}, "list it under 'weights'"),
+        (
+            {"losses": [{"adapt": {"teacher": "sees"}}], "label": "label"},
+            "'adapt': it takes batches of one domain: name the field of the domain with group",
+        ),
+        ({"losses": [{"adapt": {"teacher": "sees"}}], "group": "text"}, "it learns from labels"),
+        (
+            {"losses": [{"adapt": {"teacher": "says"}}], "label": "label", "group": "text"},
+            "records no vectors",
+        ),
+        (
+            {"losses": [{"adapt": {"teacher": ["sees", "image"]}}], "label": "label", "group": "text"},
+            "the student steps towards one teacher",
+        ),
+        (
+            {
+                "losses": [{"adapt": {"teacher": "sees", "of": "tutor"}}],
+                "teachers": TUTOR,
+                "label": "label",
+                "group": "text",
+            },
+            "leave out 'of'",
+        ),
+        ({"losses": [kd()], "group": "txt"}, "'group' needs the field 'txt'"),
         ({"losses": [kd()], "weights": {"w": "taid"}}, "list it under 'losses'"),
         (
             {"losses": [{"prototypes": {"teacher": "sees"}}]},
@@ -255,6 +289,7 @@ def test_a_body_with_heads_has_no_features(filled):  # noqa: F811
     for options in (
         {"losses": [{"features": {"teacher": "sees"}}]},
         {"losses": [{"information": {"teacher": "sees"}}]},
+        {"losses": [{"adapt": {"teacher": "sees"}}], "label": "label", "group": "text"},
         {"losses": [kd(["says", "votes"], weight="route")], "weights": ROUTE},
         {"losses": ["contrast"]},
         {"losses": [{"prototypes": {"teacher": "sees"}}], "label": "label"},

@@ -276,6 +276,7 @@ SUPER = {
     }
 }
 OVER = {"train": {**NETWORK, "name": "big", "student": GCN, **EDGES, "losses": [kd()]}}
+MASK = {"train": {**NETWORK, "name": "mask", "student": {"masked": "student-big"}, "losses": [kd()]}}
 
 
 @pytest.mark.parametrize(
@@ -288,6 +289,8 @@ OVER = {"train": {**NETWORK, "name": "big", "student": GCN, **EDGES, "losses": [
         ((SUPER,), {"student": {"subnet": "student-big", "width": 4, "within": 128}}),
         ((), {"student": GCN, **EDGES}),
         ((OVER,), {"student": "student-big", **EDGES}),
+        ((MADE,), {"teachers": {"t": {"peer": {"masked": "student-big"}}}, "losses": [kd("t")]}),
+        ((MADE,), {"student": {"aggregate": ["student-big", "student-big"]}}),
     ],
 )
 def test_bodies_that_fit_pass_the_check(filled, stages, options):
@@ -320,9 +323,21 @@ def test_bodies_that_fit_pass_the_check(filled, stages, options):
         ((PEERS,), {"student": "student-big-tutor"}, "it reads 'text', which is not among 'inputs'"),
         (
             (MADE,),
-            {"teachers": {"t": {"peer": {"masked": "student-big"}}}, "losses": [kd("t")]},
-            "the peer 't' begins with random weights",
+            {"teachers": {"t": {"peer": {"masked": "student-bog"}}}, "losses": [kd("t")]},
+            "no earlier stage trains 'student-bog'; did you mean 'student-big'?",
         ),
+        (
+            (PEERS,),
+            {"teachers": {"t": {"peer": {"masked": "student-big-tutor"}}}, "losses": [kd("t")]},
+            "reads the field 'text': name it under inputs",
+        ),
+        (
+            (MADE, MASK),
+            {"student": {"aggregate": ["student-big", "student-mask"]}},
+            "'student-mask' gives no features of a row alone",
+        ),
+        ((OVER,), {"student": {"aggregate": ["student-big"] * 2}}, "gives no features of a row alone"),
+        ((MADE,), {"student": {"aggregate": ["student-big"]}}, "at least 2 items"),
         ((), {"student": GCN}, "'graph' needs the field 'node'"),
         ((), {"student": GCN, "node": "id"}, "'graph' needs the field 'neighbours'"),
         ((), {"student": {"mlp": [4], "inputs": ["text"]}}, "it reads 'text', which is not among 'inputs'"),

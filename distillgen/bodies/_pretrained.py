@@ -1,0 +1,122 @@
+"""Pretrained models of pictures and sounds. It needs torch and transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoModelForAudioClassification,
+    AutoModelForImageClassification,
+)
+
+from distillgen.bodies._families import seeing
+from distillgen.rows.decoding import decoded
+
+
+class MediaModel(nn.Module):  # type: ignore[misc]
+    """A classifier without its last layer, and the processor that makes its numbers of a file."""
+
+    def __init__(self, model: Any, processor: Any, root: Path, most_s: float) -> None:
+        """Raise ValueError for a model whose classifier does not end in one linear layer."""
+        super().__init__()
+        self.model, self.processor = model, processor
+        self.root, self.most_s = root, most_s
+        self.rate = None if _sees(model.config) else int(processor.sampling_rate)
+        self.width = _without_classifier(model)
+        self.batch_statistics = any(isinstance(layer, _BatchNorm) for layer in model.modules())
+        with torch.no_grad():
+            features = self.eval()(self._example())
+        if tuple(features.shape) != (1, self.width):
+            raise ValueError(f"its features have the shape {[*features.shape]}, and not [1, {self.width}]")
+        self.train()
+
+    def _example(self) -> list[Any]:
+        """Return what the processor makes of a black picture, or of a second of silence."""
+        from PIL import Image
+
+        return [
+            self.numbers(Image.new("RGB", (64, 64)) if self.rate is None else torch.zeros(self.rate).numpy())
+        ]
+
+    @classmethod
+    def pretrained(cls, name: str, revision: str | None, *, root: Path, most_s: float) -> Self:
+        """Load a folder, or a name on the Hub. Raise OSError or ValueError, also those of transformers."""
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        kind, processor = _classes(config)
+        # masks drawn over a sound need it to be long, and are drawn anew by a training that goes on
+        options = {"apply_spec_augment": False} if hasattr(config, "apply_spec_augment") else {}
+        model = kind.from_pretrained(name, revision=revision, dtype="float32", **options)
+        return cls(model, processor.from_pretrained(name, revision=revision), root, most_s)
+
+    @classmethod
+    def saved(cls, folder: Path, *, root: Path, most_s: float) -> Self:
+        """Return a model with random weights, as `save_files` described it."""
+        config = AutoConfig.from_pretrained(folder)
+        kind, processor = _classes(config)
+        return cls(kind.from_config(config), processor.from_pretrained(folder), root, most_s)
+
+    def save_files(self, folder: Path) -> None:
+        """Write the configuration and the processor."""
+        self.model.config.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    def read(self, reference: Mapping[str, Any]) -> Any:
+        """Return the model's numbers of a file. Raise ValueError if it cannot be read."""
+        return self.numbers(decoded(reference, self.root, self.rate, self.most_s))
+
+    def numbers(self, content: Any) -> Any:
+        """Return the model's numbers of a picture or a sound, by the names of the model's arguments."""
+        options = {} if self.rate is None else {"sampling_rate": self.rate}
+        return dict(self.processor(content, return_tensors="pt", **options))
+
+    def forward(self, files: Sequence[Any]) -> Any:
+        """Return the features [rows, width] of references to files, or of what `read` returns of them.
+
+        Sounds of one length are computed together: nothing is filled up, so that a row says the same in
+        every batch.
+        """
+        device = next(self.model.parameters()).device
+        rows = [file if not {"path", "sha256"} <= file.keys() else self.read(file) for file in files]
+        shapes = [tuple((name, value.shape) for name, value in row.items()) for row in rows]
+        features: list[Any] = [None] * len(rows)
+        for shape in dict.fromkeys(shapes):
+            places = [place for place, other in enumerate(shapes) if other == shape]
+            batch = {name: torch.cat([rows[place][name] for place in places]).to(device) for name, _ in shape}
+            if self.training and self.batch_statistics:
+                self.model.train(len(places) > 1)  # a row alone is normalised by the running statistics
+            for place, values in zip(places, self.model(**batch).logits, strict=True):
+                features[place] = values
+        return torch.stack(features)
+
+
+def _sees(config: Any) -> bool:
+    return config.model_type in seeing()
+
+
+def _classes(config: Any) -> tuple[Any, Any]:
+    """Return the classes of the model and of its processor."""
+    if _sees(config):
+        return AutoModelForImageClassification, AutoImageProcessor
+    return AutoModelForAudioClassification, AutoFeatureExtractor
+
+
+def _without_classifier(model: Any) -> int:
+    """Remove the layer that gives the logits; return the width of what it reads. Raise ValueError."""
+    layers = [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and layer.out_features == model.config.num_labels
+    ]
+    if not layers:
+        raise ValueError("its classifier does not end in a linear layer over its classes")
+    width = int(model.get_submodule(layers[-1]).in_features)
+    model.set_submodule(layers[-1], nn.Identity())
+    return width
