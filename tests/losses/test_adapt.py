@@ -220,7 +220,7 @@ def test_vectors_of_another_width_are_refused(tmp_path, experts):
     ):
         adapting(tmp_path, {"teacher": "v"}, student={"mlp": [4]})
     losses = [("features", {"teacher": "v", "linear": False})]
-    with pytest.raises(ConfigError, match="the vectors of 'v' have the width 8, and the features of"):
+    with pytest.raises(ConfigError, match="'student' has 4 features, and 'v' 8; leave out linear: false"):
         prepared(rows(), losses, tmp_path, student={"mlp": [4]}, teachers={"v": {"field": "v"}})
     with pytest.raises(ConfigError, match="3 heads do not divide the experts' width of 8"):
         with_experts(tmp_path, experts, attention=3)
