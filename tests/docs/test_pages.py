@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 WRITTEN_BY_HAND = [
     DOCS / "index.md",
-    *(DOCS / f"{name}.md" for name in ("systems", "measurements", "security", "design", "limits")),
+    *(DOCS / f"{name}.md" for name in ("systems", "reproductions", "measurements")),
+    *(DOCS / f"{name}.md" for name in ("security", "design", "limits")),
 ]
 WRITTEN_BY_HAND += [
     path for folder in ("tutorial", "concepts", "recipes") for path in (DOCS / folder).glob("*.md")
