@@ -46,6 +46,7 @@ COUNTED = 1_000_000  # rows of a script that a plan counts
 UNCONVERTED = "unconverted"  # the reason's name of a document that gave no text; check accepts it
 NODE = "node"  # the field with the id of a row, unless the option names another
 CUTS = ("chunk_words", "chunk")  # options that cut texts
+ROW_FILES = {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"}  # no file among them is converted
 CHECKED_ROWS = 1000  # rows that the check reads; a later bad row is dropped
 
 
@@ -334,11 +335,17 @@ class Source(Stage, NamedFiles):
         return rows_of(path, self._reading(project))
 
     def count(self, project: Project, seed: int = 0) -> int | None:
-        """Return the number of rows, or of the rows of a shard; None for a streamed data set, and for a
-        script of more than COUNTED.
+        """Return the number of rows; None for a streamed data set, and for a script of more than COUNTED.
+
+        Of a shard, it returns that of its own rows where these can be read fast: in a file of rows.
         """
-        if self.shard and not self.dataset:
-            return sum(map(self.takes, self.records(project, seed)))
+        number = self._count_of_all(project, seed)
+        if not self.shard or number is None or number > COUNTED:
+            return number
+        converted = self.path and not {*self._path(project).suffixes} & ROW_FILES
+        return number if converted else sum(map(self.takes, self.records(project, seed)))
+
+    def _count_of_all(self, project: Project, seed: int) -> int | None:
         if self.draw:
             return self.draw.n
         if self.script:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import distillgen
+from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages.source import Source
 from tests.conftest import ROOT
@@ -194,6 +195,13 @@ def test_each_record_has_exactly_one_worker(fields, workers):
     record = Record.read(fields, "x")
     taken = [Source(path="x", shard=f"{number}/{workers}").takes(record) for number in range(workers)]
     assert sum(taken) == 1
+
+
+def test_the_texts_of_a_folder_are_not_read_to_count_a_shard(project):
+    for i in range(6):
+        project.write(f"texts/{i}.md", f"# Title {i}\n\nA sentence about {i}.\n")
+    own = Project(project.path)
+    assert [Source(path="texts", shard=f"{i}/2").count(own) for i in range(2)] == [6, 6]
 
 
 def test_a_shard_plans_its_own_rows(project, asked):
