@@ -92,11 +92,11 @@ def network_file_system(folder: Path, mounts: str | None = None) -> str:
         mounts = mounts or Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     except OSError:
         return ""
-    deepest, kind = -1, ""
+    place, deepest, kind = folder.resolve(), -1, ""
     for line in mounts.splitlines():
-        place, _, source = line.partition(" - ")
-        point = Path(_OCTAL.sub(lambda code: chr(int(code[1], 8)), place.split()[4]))
-        if len(point.parts) >= deepest and folder.resolve().is_relative_to(point):
+        mount, _, source = line.partition(" - ")
+        point = Path(_OCTAL.sub(lambda code: chr(int(code[1], 8)), mount.split()[4]))
+        if len(point.parts) >= deepest and place.is_relative_to(point):
             deepest, kind = (
                 len(point.parts),
                 source.split()[0],

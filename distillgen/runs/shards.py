@@ -43,9 +43,10 @@ def pipeline_of(runs: Sequence[Run]) -> tuple[str, list[str]]:
     Raise ConfigError if the runs are not finished shards of one run.
     """
     shards: dict[int, Run] = {}
-    total = _shard(runs[0])[1]
-    for run in runs:
-        number, of = _shard(run)
+    locks = [run.lock for run in runs]
+    total = _shard(runs[0], locks[0])[1]
+    for run, lock in zip(runs, locks, strict=True):
+        number, of = _shard(run, lock)
         if of != total:
             raise ConfigError(
                 f"'{run.directory}' is one of {of} shards, '{runs[0].directory}' one of {total}"
@@ -56,18 +57,18 @@ def pipeline_of(runs: Sequence[Run]) -> tuple[str, list[str]]:
             )
         shards[number] = run
         for part in SAME:
-            if _unsharded(run.lock)[part] != _unsharded(runs[0].lock)[part]:
+            if _unsharded(lock)[part] != _unsharded(locks[0])[part]:
                 raise ConfigError(
                     f"'{runs[0].directory}' and '{run.directory}' are shards of different runs: their "
                     f"'{part}' differ. Compare their pipeline.lock.yaml, and run one of them again"
                 )
         if (state := run.state["state"]) != "finished":
-            again = run.lock["commands"][0]
+            again = lock["commands"][0]
             raise ConfigError(f"the shard '{run.directory}' is {state}, not finished; go on with: {again}")
     if missing := sorted({*range(total)} - shards.keys()):
         names = ", ".join(f"{number}/{total}" for number in missing)
         raise ConfigError(f"there is no run of shard {names}: give the runs of all {total} shards")
-    return _argument_and_sets(runs[0].lock["commands"][0], str(_source(runs[0].lock)["name"]))
+    return _argument_and_sets(locks[0]["commands"][0], str(_source(locks[0])["name"]))
 
 
 def bring_together(runs: Sequence[Run], ledger: Path, directory: Path) -> int:
@@ -84,9 +85,9 @@ def bring_together(runs: Sequence[Run], ledger: Path, directory: Path) -> int:
     return count
 
 
-def _shard(run: Run) -> tuple[int, int]:
+def _shard(run: Run, lock: Mapping[str, Any]) -> tuple[int, int]:
     """Return the number of a shard, and how many there are."""
-    if not (shard := _source(run.lock).get("shard")):
+    if not (shard := _source(lock).get("shard")):
         raise ConfigError(f"'{run.directory}' is no shard: it was run without --shard")
     number, _, of = str(shard).partition("/")
     return int(number), int(of)

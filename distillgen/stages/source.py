@@ -319,7 +319,7 @@ class Source(Stage, NamedFiles):
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Yield the rows in order, in chunks."""
         rows = islice(self.records(job.context.project, job.context.seed), job.context.limit)
-        records = filter(self.takes, rows)
+        records = filter(self.takes, rows) if self.shard else rows
         while chunk := list(islice(records, CHUNK)):
             yield chunk
 
