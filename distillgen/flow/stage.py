@@ -6,7 +6,7 @@ order. A chunk holds one record or more: many where answers are replayed, few wh
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -569,6 +569,13 @@ class Text:
     def size(self, record: Record) -> int:
         """Return the bytes of the text, and 16 for the chat template."""
         return len(self.render(record).encode("utf-8", "replace")) + 16
+
+
+def flat(stages: Iterable[BoundStage]) -> Iterator[BoundStage]:
+    """Yield stages, and behind each the stages inside it."""
+    for bound in stages:
+        yield bound
+        yield from flat(bound.inner())
 
 
 def stage_class(kind: str, project: Project) -> type[Stage]:

@@ -16,8 +16,6 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
-from distillgen.networks.spec import NetworkSpec
-from distillgen.project import Project
 from distillgen.training.part import Loss, PartSizes
 
 if TYPE_CHECKING:
@@ -30,6 +28,7 @@ class Adapt(Loss):
     needs: ClassVar = {"teacher": "vector", "leave_out": "number"}
     labels = True
     grouped = True
+    features = True
     tokens = False
 
     step: float = Field(0.5, gt=0, description="learning rate of the step")
@@ -43,11 +42,6 @@ class Adapt(Loss):
         """Raise ConfigError if another network than the student is to adapt, or towards several."""
         if self.of != "student" or isinstance(self.teacher, list):
             raise ConfigError("the student steps towards one teacher: leave out 'of', and give one name")
-
-    def check_network(self, spec: NetworkSpec, project: Project) -> None:
-        """Raise ConfigError if the network has no features."""
-        if spec.module_of(project).heads():
-            raise ConfigError(f"it reads features, and student body '{spec.body}' gives none")
 
     def module(self, sizes: PartSizes) -> None:
         """Return nothing. Raise ConfigError if the vectors are not as wide as the student's features."""

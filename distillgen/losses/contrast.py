@@ -34,6 +34,7 @@ class Contrast(Loss):
 
     needs: ClassVar = {}
     teaching = False
+    features = True
     tokens = False
 
     temperature: float = Field(0.3, gt=0, description="cosines are divided by it")
@@ -42,9 +43,8 @@ class Contrast(Loss):
 
     def check_network(self, spec: NetworkSpec, project: Project) -> None:
         """Raise ConfigError if the network has no features, or reads no numbers."""
+        super().check_network(spec, project)
         body = spec.module_of(project)
-        if body.heads():
-            raise ConfigError(f"it reads features, and student body '{spec.body}' gives none")
         if body.reads in ("texts", "graph"):
             raise ConfigError(
                 f"it changes rows of numbers, and student body '{spec.body}' reads {body.reads}"

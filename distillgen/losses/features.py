@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from distillgen.errors import ConfigError
-from distillgen.networks.spec import NetworkSpec
-from distillgen.project import Project
 from distillgen.training.part import Loss, PartSizes
 
 if TYPE_CHECKING:
@@ -24,6 +22,7 @@ class Features(Loss):
     """Squared or angular distance of projected features from a teacher's vectors."""
 
     needs: ClassVar = {"teacher": "vector"}
+    features = True
     tokens = False
     mixtures = True
 
@@ -36,11 +35,6 @@ class Features(Loss):
         description="a linear map, trained along, takes the features to the width of the vectors; else both "
         "have one width, as behind the classifier of the teacher: heads: {class: {of: NAME}}",
     )
-
-    def check_network(self, spec: NetworkSpec, project: Project) -> None:
-        """Raise ConfigError if the network has no features."""
-        if spec.module_of(project).heads():
-            raise ConfigError(f"it reads features, and student body '{spec.body}' gives none")
 
     def module(self, sizes: PartSizes) -> Any:
         """Return a linear map for each teacher. Raise ConfigError where there is nothing to compare."""

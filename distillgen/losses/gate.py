@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from distillgen.errors import ConfigError
-from distillgen.networks.spec import NetworkSpec
-from distillgen.project import Project
 from distillgen.training.part import PartSizes, Weight
 
 if TYPE_CHECKING:
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
 class Gate(Weight):
     """The share of each teacher in what a row learns, chosen by a layer over the student's features."""
 
+    features = True
     tokens = False
     mixtures = True
 
@@ -35,11 +34,6 @@ class Gate(Weight):
     def teachers_weighed(self) -> int:
         """Return `over`."""
         return self.over
-
-    def check_network(self, spec: NetworkSpec, project: Project) -> None:
-        """Raise ConfigError if the network has no features."""
-        if spec.module_of(project).heads():
-            raise ConfigError(f"it reads features, and student body '{spec.body}' gives none")
 
     def module(self, sizes: PartSizes) -> Any:
         """Return the layer. Raise ConfigError for a student without features."""

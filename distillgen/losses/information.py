@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, PositiveInt
 
 from distillgen.errors import ConfigError
-from distillgen.networks.spec import NetworkSpec
-from distillgen.project import Project
 from distillgen.training.part import Loss, PartSizes
 
 if TYPE_CHECKING:
@@ -31,6 +29,7 @@ class Information(Loss):
     """Minus a lower bound, in nats, of the mutual information of features and a teacher's vectors."""
 
     needs: ClassVar = {"teacher": "vector"}
+    features = True
     tokens = False
     mixtures = True
 
@@ -38,11 +37,6 @@ class Information(Loss):
     neurons: PositiveInt = Field(
         64, description="neurons of the layers that score a pair, and of the baseline"
     )
-
-    def check_network(self, spec: NetworkSpec, project: Project) -> None:
-        """Raise ConfigError if the network has no features."""
-        if spec.module_of(project).heads():
-            raise ConfigError(f"it reads features, and student body '{spec.body}' gives none")
 
     def module(self, sizes: PartSizes) -> Any:
         """Return the critic of each teacher. Raise ConfigError where there is nothing to compare."""

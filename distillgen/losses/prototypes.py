@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from distillgen.errors import ConfigError
-from distillgen.networks.spec import NetworkSpec
-from distillgen.project import Project
 from distillgen.training.part import Loss, PartSizes
 
 if TYPE_CHECKING:
@@ -26,14 +24,10 @@ class Prototypes(Loss):
 
     needs: ClassVar = {"teacher": "vector"}
     labels = True
+    features = True
     tokens = False
 
     temperature: float = Field(0.25, gt=0, description="cosines are divided by it")
-
-    def check_network(self, spec: NetworkSpec, project: Project) -> None:
-        """Raise ConfigError if the network has no features."""
-        if spec.module_of(project).heads():
-            raise ConfigError(f"it reads features, and student body '{spec.body}' gives none")
 
     def module(self, sizes: PartSizes) -> Any:
         """Return the prototypes of each teacher. Raise ConfigError where features do not fit."""

@@ -24,7 +24,7 @@ from distillgen.algorithms.rank_correlation import kendall_tau
 from distillgen.errors import BudgetStop, ConfigError, DistillgenError, Stopped, did_you_mean
 from distillgen.extras import need
 from distillgen.flow.measures import Measure, by_title
-from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Stage
+from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Stage, flat
 from distillgen.flow.stage_list import bind_stages, read_stages
 from distillgen.flow.whole_set import Spool
 from distillgen.inference.limits import Budget
@@ -192,7 +192,7 @@ class Search(Stage):
             loops=(*context.loops, context),
         )
         bound_stages = bind_stages(stages, Places(), inside, loop=self.name)
-        for bound in _flat(bound_stages):
+        for bound in flat(bound_stages):
             items = bound.stage.evaluation_set(context.project)
             if items and items.file is None and items.part != VALIDATION and not items.about_training:
                 raise ConfigError(
@@ -547,12 +547,6 @@ def _student_of(stages: Sequence[BoundStage]) -> tuple[Any, Sequence[str], str] 
             spec = NetworkSpec.of(bound.stage.network, bound.context.project)
             return spec, options["inputs"], str(options.get("label", "label"))
     return None
-
-
-def _flat(stages: Sequence[BoundStage]) -> Iterator[BoundStage]:
-    for bound in stages:
-        yield bound
-        yield from _flat(bound.inner())
 
 
 def _text_of(choices: Choices) -> str:

@@ -92,17 +92,8 @@ class ScriptedSpec(Spec):
         """All that a script can return."""
         return frozenset(
             {
-                *(
-                    "json_schema",
-                    "tools",
-                    "logprobs",
-                    "score",
-                    "first_token",
-                    "embeddings",
-                    "images",
-                    "audio",
-                ),
-                *("user_turn", "constraints", "pruned_constraints", "picture_score"),
+                *("json_schema", "tools", "logprobs", "score", "first_token", "picture_score", "embeddings"),
+                *("user_turn", "constraints", "pruned_constraints", "images", "audio"),
             }
         )
 

@@ -17,7 +17,7 @@ import orjson
 from distillgen.algorithms.random_order import cyclic_permutation, ordered_sample
 from distillgen.errors import ConfigError
 from distillgen.flow.condition import former_of
-from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Text
+from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Text, flat
 from distillgen.flow.whole_set import LinesOnDisk, Spool
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.logprobs import Signal, unpack
@@ -204,7 +204,7 @@ class Arm:
 
         It raises Unusable for a record that has no complete answer, or that repeats an evaluation item.
         """
-        stages = list(_flat(before))
+        stages = list(flat(before))
         places = {name: i for i, stage in enumerate(stages) for name in stage.names()}
         indexes = self._evaluation_items(spool, stages)
 
@@ -243,17 +243,10 @@ class Arm:
         return indexes
 
 
-def _flat(stages: Iterable[BoundStage]) -> Iterator[BoundStage]:
-    """Yield stages, and behind each the stages inside it."""
-    for bound in stages:
-        yield bound
-        yield from _flat(bound.inner())
-
-
 def _sources(context: CheckContext) -> Iterator[BoundStage]:
     """Yield the stages from which records can come: of the innermost loop, or else of the pipeline."""
     first = len(context.loops[-1].stages) if context.loops else 0
-    return _flat(context.stages[first:])
+    return flat(context.stages[first:])
 
 
 def _misfit(row: Row, first: Row) -> str:

@@ -194,7 +194,7 @@ class Learner(nn.Module):  # type: ignore[misc]
         chosen = hashlib.sha256(f"{self._seed}/{part}/{update}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(chosen[:7]))
 
-    def places(self, epoch: int, rows: Any, size: int = 1024) -> list[int]:
+    def places(self, epoch: int, rows: Any) -> list[int]:
         """Return the places of the rows of an epoch: as many as there are, drawn by their chances.
 
         Where no row has a chance, every row has one.
@@ -204,9 +204,9 @@ class Learner(nn.Module):  # type: ignore[misc]
             mode, measured = self.training, []
             self.eval()
             with torch.no_grad():
-                for start in range(0, len(rows), size):
-                    batch = rows.__getitems__(list(range(start, min(start + size, len(rows)))))
-                    measured.append(self.chance.measure(Step(self, self._on_device(batch))).cpu())
+                for places in _chunks(len(rows)):
+                    batch = self._on_device(rows.__getitems__(places))
+                    measured.append(self.chance.measure(Step(self, batch)).cpu())
             self.train(mode)
             generator = self.generator("draw", epoch)
             chances = self.chance.chances(torch.cat(measured), generator).double()
@@ -214,8 +214,8 @@ class Learner(nn.Module):  # type: ignore[misc]
             self.drawn.copy_(torch.multinomial(chances, len(rows), replacement=True, generator=generator))
             self.draws += torch.bincount(self.drawn, minlength=len(rows))
             self.drawn_in.fill_(epoch)
-        places: list[int] = self.drawn.tolist()
-        return places
+        drawn: list[int] = self.drawn.tolist()
+        return drawn
 
     def _on_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         device = next(self.parameters()).device

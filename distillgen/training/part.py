@@ -55,6 +55,8 @@ class Part(BaseModel):
     """Whether it learns from labels, so that networks need `label`."""
     experts: ClassVar[bool] = False
     """Whether it reads how a mixture of experts sends its tokens."""
+    features: ClassVar[bool] = False
+    """Whether it reads the features of a network, which a body with heads of its own does not give."""
     grouped: ClassVar[bool] = False
     """Whether all rows of a batch must be of one value of the field `group`."""
     tokens: ClassVar[bool] = True
@@ -72,6 +74,8 @@ class Part(BaseModel):
 
     def check_network(self, spec: NetworkSpec, project: Project) -> None:
         """Raise ConfigError if the network that learns, the student or the peer in `of`, does not fit."""
+        if self.features and spec.module_of(project).heads():
+            raise ConfigError(f"it reads features, and student body '{spec.body}' gives none")
 
     def module(self, sizes: PartSizes) -> Any:
         """Return the torch module with its parameters and state; None if it has none."""
