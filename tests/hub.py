@@ -185,6 +185,9 @@ class Hub(Endpoint):
 
     async def _commit(self, request, held, name):
         lines = [json.loads(line) for line in (await request.read()).splitlines()]
+        (parent,) = [line["value"].get("parentCommit") for line in lines if line["key"] == "header"]
+        if parent and parent != held["commits"][-1]:
+            return _error(412, "A commit has happened since. Please refresh and try again.")
         for line in lines:
             value = line["value"]
             self.committed[value.get("path", "")] += 1

@@ -27,6 +27,10 @@ class PassingFault(DistillgenError):
     """The Hub or the network is at fault, and may not be later."""
 
 
+class OtherCommit(PassingFault):
+    """Another commit came first."""
+
+
 @dataclass(frozen=True)
 class File:
     """A file of the repository: its name there, and its bytes or their path here."""
@@ -60,6 +64,11 @@ class Repository:
     address: str
     private: bool
 
+    def head(self) -> str:
+        """Return the last commit; raise DistillgenError with the remedy."""
+        with _explained(self.name, self.hub):
+            return str(self.hub.repo_info(self.name, repo_type=self.kind).sha)
+
     def entries(self) -> list[Entry]:
         """Return the files of the repository by name; raise DistillgenError with the remedy."""
         from huggingface_hub.hf_api import RepoFile
@@ -69,15 +78,20 @@ class Repository:
             files = sorted((f for f in tree if isinstance(f, RepoFile)), key=lambda file: str(file.path))
             return [Entry(f.path, f.size, f.lfs.sha256 if f.lfs else f.blob_id) for f in files]
 
-    def commit(self, files: Sequence[File], removed: Sequence[str] = ()) -> None:
-        """Add or replace files, and remove others, in one commit; raise DistillgenError with the remedy."""
+    def commit(self, files: Sequence[File], removed: Sequence[str] = (), after: str | None = None) -> None:
+        """Add or replace files, and remove others, in one commit; raise DistillgenError with the remedy.
+
+        Raises OtherCommit if the last commit is not the one that this one is to come `after`.
+        """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         additions = [CommitOperationAdd(file.name, _content(file, self.name)) for file in files]
         operations: list[Any] = [*additions, *(CommitOperationDelete(name) for name in removed)]
         message = f"Upload with distillgen {__version__}"
         with _explained(self.name, self.hub):
-            self.hub.create_commit(self.name, operations, commit_message=message, repo_type=self.kind)
+            self.hub.create_commit(
+                self.name, operations, commit_message=message, repo_type=self.kind, parent_commit=after
+            )
 
 
 def open_repository(name: str, kind: str, *, public: bool) -> Repository:
@@ -155,6 +169,8 @@ def _explanation(error: BaseException, repository: str, endpoint: str) -> Distil
         )
     if response is not None:
         status = response.status_code
+        if status == 412:
+            return OtherCommit(f"another commit came first to '{repository}'; {RETRY}")
         messages = (getattr(cause, "server_message", None) for cause in causes)
         message = next(filter(None, messages), "")
         remedies = {

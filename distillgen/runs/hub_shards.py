@@ -1,8 +1,9 @@
 """Push the rows of a run while it goes on, as shards that the Hub gets once.
 
 What the Hub has is the only state: a push first compares the run's rows with the shards of the repository, by
-size and digest. So the push may be killed at any moment, and so may the run, which gives the same rows again.
-If the rows have changed, after an edit of the pipeline, they replace the shards from the first that differs.
+size and digest, and the Hub takes its commit only if no other came in between. So the push may be killed at
+any moment, and so may the run, which gives the same rows again. If the rows have changed, after an edit
+of the pipeline, they replace the shards from the first that differs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from distillgen.runs.card import Census, card
 from distillgen.runs.directory import Run, is_running
 from distillgen.runs.export_media import refers_to_files
 from distillgen.runs.hub import check, check_finished, described_files, published_line
-from distillgen.runs.hub_repository import Entry, File, PassingFault, Repository, open_repository
+from distillgen.runs.hub_repository import Entry, File, OtherCommit, PassingFault, Repository, open_repository
 from distillgen.state_files import PARTIAL
 
 LOOK_EVERY_S = 0.5  # seconds between two looks whether the run has ended
@@ -85,6 +86,7 @@ class ShardPush:
         return path if path.exists() else None
 
     def _push(self, path: Path, shard: IO[bytes], finished: bool) -> bool:
+        head = self._repository.head()
         entries = [entry for entry in self._repository.entries() if SHARD.fullmatch(entry.name)]
         with path.open("rb") as corpus:
             shards = self._compare(corpus, path.stat().st_ino, entries, finished)
@@ -110,7 +112,7 @@ class ShardPush:
             new = [File(name, self._run.directory / ".shard.jsonl")] if rows else []
             files = [*new, *self._description(start.census, finished)]
             check(files, self._run.directory, as_it_is=self._as_it_is)
-            self._repository.commit(files, [old for old in replaced if not rows or old != name])
+            self._repository.commit(files, [old for old in replaced if not rows or old != name], head)
         start.shards = [*shards, Entry(name, new[0].size, "")] if new else shards
         self._place = start
         return True
@@ -197,6 +199,8 @@ def push_while_running(
         try:
             if shards.push(finished=finished):
                 say(f"{shards.rows:,} rows are in {repository.name}")
+        except OtherCommit:  # of a push that was killed, or from elsewhere: compared with it at once
+            continue
         except PassingFault as fault:
             if not going:
                 raise

@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from functools import partial
 
 import pytest
 
 from tests.training.lessons import bits, prepared, row, says
 
 torch = pytest.importorskip("torch")
+learner = pytest.importorskip("distillgen.training.learner")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 # Six rows of a class, three of another, one of a third: r is 1, 1/2 and 1/6, and the bars with cutoff 0.9 are
@@ -94,10 +96,12 @@ def test_where_no_row_has_a_chance_every_row_has_one(tmp_path):
     assert {i % 2 for i in loop.model.places(0, loop.train_dataset)} == {0, 1}
 
 
-def test_the_rule_asks_the_student_in_evaluation_mode_and_leaves_it_as_it_was(tmp_path):
+def test_the_rule_asks_the_student_in_evaluation_mode_and_leaves_it_as_it_was(tmp_path, monkeypatch):
     loop = drawn(tmp_path, rule={"share": 0, "cutoff": 0.2})
     loop.model.train()
-    loop.model.places(0, loop.train_dataset, size=5)
+    with monkeypatch.context() as few:
+        few.setattr(learner, "_chunks", partial(learner._chunks, size=5))
+        loop.model.places(0, loop.train_dataset)
     assert loop.model.training
     first = loop.model.drawn.clone()
     loop.model.drawn_in.fill_(-1)

@@ -141,6 +141,25 @@ def test_a_fault_that_passes_is_reported_and_tried_again(project, hub):
         push_while_running(run, "other", every_s=1, public=False, as_it_is=False, say=lines.append)
 
 
+def test_a_commit_that_comes_in_between_is_compared_first(project, hub):
+    run = again(project, questions(40))
+    late = []
+
+    def behave(request):
+        if request.path.endswith("/preupload/main") and not late:
+            late.append(held := hub.repositories["dataset", "me/r"])
+            lines = published(run).splitlines(keepends=True)
+            held["files"]["corpus-00000.jsonl"] = b"".join(lines[:9])  # of a push that was killed
+            held["commits"].append("1" * 40)
+
+    hub.behave = behave
+    lines: list[str] = []
+    assert push_while_running(run, "r", every_s=9, public=False, as_it_is=False, say=lines.append)[1] == 40
+    assert lines == ["40 rows are in me/r"]
+    assert [content.count(b"\n") for content in shards(hub).values()] == [9, 31]
+    assert b"".join(shards(hub).values()) == published(run)
+
+
 @pytest.mark.slow
 def test_no_row_is_lost_or_there_twice_through_kills_of_the_run_and_of_the_push(project):
     project.rows("data/seeds.jsonl", questions(400))
