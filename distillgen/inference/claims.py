@@ -16,13 +16,12 @@ import logging
 import os
 import platform
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from distillgen.inference.statements import Statement, insert
+from distillgen.inference.worker import Worker
 from distillgen.platforms import has_ended
 
 log = logging.getLogger("distillgen")
@@ -54,17 +53,14 @@ class Claims:
     group commit, and `find` reads committed rows.
     """
 
-    def __init__(
-        self, connection: sqlite3.Connection, thread: ThreadPoolExecutor, write: Write, find: Find
-    ) -> None:
+    def __init__(self, connection: sqlite3.Connection, thread: Worker, write: Write, find: Find) -> None:
         self._connection, self._thread, self._write, self._find = connection, thread, write, find
         self._owner = self._newest_known = 0
         self._renewed_at = 0.0
         self._entering: asyncio.Task[None] | None = None
         self._flying: dict[bytes, tuple[Any, ...]] = {}
         self._written: set[bytes] = set()
-        self._left = threading.Event()
-        self._beats = threading.Thread(target=self._beat_on, name="claims", daemon=True)
+        self._end_beats: Callable[[], None] = lambda: None
         self.shared = False
         """Whether another process sends requests, too."""
 
@@ -139,9 +135,7 @@ class Claims:
         """Give up all claims and the lease."""
         if not self._owner:
             return
-        self._left.set()
-        if self._beats.is_alive():
-            self._beats.join()
+        self._end_beats()
         self._thread.submit(self._leave).result()
 
     async def _enter_in_turn(self) -> None:
@@ -149,7 +143,7 @@ class Claims:
         loop = asyncio.get_running_loop()
         while await loop.run_in_executor(self._thread, self._enter):
             await asyncio.sleep(BEAT_S / 4)
-        self._beats.start()
+        self._end_beats = self._thread.every(BEAT_S, self._beat)
         self._entering = None
 
     def _enter(self) -> bool:
@@ -165,14 +159,13 @@ class Claims:
             newest_known < self._owner for owner, *_, newest_known in self._owners() if owner < self._owner
         )
 
-    def _beat_on(self) -> None:
-        while not self._left.wait(BEAT_S):
-            try:
-                self._thread.submit(self._beat).result()
-            except sqlite3.Error as error:  # the run gets the same error with its next answer
-                log.warning("the lease in the ledger was not renewed: %s", error)
-
     def _beat(self) -> None:
+        try:
+            self._look_around()
+        except sqlite3.Error as error:  # the run gets the same error with its next answer
+            log.warning("the lease in the ledger was not renewed: %s", error)
+
+    def _look_around(self) -> None:
         """Check whether this process is alone; renew its lease."""
         owners = self._owners()
         is_newest_known = max((row[0] for row in owners), default=0) <= self._newest_known

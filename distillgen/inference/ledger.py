@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ import orjson
 from distillgen.errors import LedgerError
 from distillgen.inference.claims import SCHEMA, Claims
 from distillgen.inference.statements import Statement, insert
+from distillgen.inference.worker import Worker
 from distillgen.platforms import network_file_system
 
 GATHER_S = 0.01
@@ -117,7 +117,7 @@ class Ledger:
         self._pending: list[tuple[Statement, Sequence[tuple[Any, ...]], asyncio.Future[None]]] = []
         self._commits: asyncio.Task[None] | None = None
         self._next_commit_at = 0.0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._thread = Worker("ledger")
         self._reserve = path.with_name(path.name + ".reserve")
         with as_ledger_errors(path), contextlib.ExitStack() as opened:
             if not read_only:

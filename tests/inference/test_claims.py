@@ -264,7 +264,7 @@ def test_a_lease_is_renewed_while_a_request_is_in_flight(project, monkeypatch):
             await asyncio.sleep(0.05)
         assert min(left) > 0.5, "a lease was not renewed before it ended"
         assert not await two.claim([b"k"], "r", "s", "m"), "the lease was not renewed"
-        one.claims._left.set()  # as if its process hung
+        one.claims._end_beats()  # as if its process hung
         await asyncio.sleep(3)
         assert await two.claim([b"k"], "r", "s", "m")
         await two.close()
