@@ -147,9 +147,9 @@ class CheckContext:
             similar = did_you_mean(name, {other.rstrip(".") for other in self.scores | self.fields})
             raise ConfigError(f"{subject} names '{name}', which is no field and no score{similar}")
 
-    def able(self, model: str, *capabilities: str, logprobs: int | None = None) -> Spec:
-        """Return the model of a name. Raise ConfigError if it does not exist, lacks a capability, or records
-        fewer alternatives than `logprobs`.
+    def able(self, model: str, *capabilities: str, sampling: Mapping[str, Any] | None = None) -> Spec:
+        """Return the model of a name. Raise ConfigError if it does not exist, lacks a capability, or does not
+        take an option of `sampling`.
         """
         if model not in self.models:
             raise ConfigError(f"there is no model '{model}'{did_you_mean(model, self.models)}")
@@ -171,11 +171,8 @@ class CheckContext:
                     f"model '{model}' has a price, and nothing bounds what {capability} cost; give it "
                     f"{bound}, the most input tokens of one, which its provider's pages name"
                 )
-        if logprobs is not None and logprobs > spec.most_logprobs:
-            raise ConfigError(
-                f"logprobs: {logprobs}: model '{model}' ({spec.provider}) records at most "
-                f"{spec.most_logprobs} alternatives of a token"
-            )
+        if refusal := spec.sampling_refusal(sampling or {}):
+            raise ConfigError(f"model '{model}' ({spec.provider}) {refusal}")
         return spec
 
     def answers(self, model: str, templates: Sequence[str]) -> None:

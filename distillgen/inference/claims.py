@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS owners (
 CREATE TABLE IF NOT EXISTS claims (key PRIMARY KEY, owner, run, stage, model, cost_usd) WITHOUT ROWID;
 """
 _CLAIM = insert("INSERT OR IGNORE INTO claims", 6)
+_SECURE = Statement("UPDATE claims SET cost_usd = 0 WHERE key = ?")
 _RELEASE = Statement("DELETE FROM claims WHERE key = ? AND owner = ?")
 _COUNT_LOST = """
 INSERT INTO answers (key, run, stage, model, status, requests, retries, input_tokens, cached_tokens,
@@ -113,6 +114,10 @@ class Claims:
                 f"SELECT key FROM claims WHERE owner != {self._owner} AND key IN ({{}})", keys
             )
         }
+
+    async def secure(self, keys: Sequence[bytes]) -> None:
+        """Take the cost back from claims whose answers come even if the process is killed."""
+        await self._write(_SECURE, [(key,) for key in keys])
 
     def release(self, keys: Sequence[bytes]) -> None:
         """Give up claims in the next transaction."""

@@ -242,8 +242,8 @@ class Ledger:
 
     async def add_batch(self, uuid: str, file: str, batch: str, custom_ids: Sequence[str] = ()) -> None:
         """Store the state of a batch and its lines; return when they are durable."""
-        await self.write(ADD_LINE, [(custom_id, uuid) for custom_id in custom_ids])
-        await self.write(ADD_BATCH, [(uuid, file, batch)])
+        lines = self._enqueue(ADD_LINE, [(custom_id, uuid) for custom_id in custom_ids])
+        await asyncio.gather(lines, self._enqueue(ADD_BATCH, [(uuid, file, batch)]))
 
     async def forget_batch(self, uuid: str) -> None:
         """Delete a batch that the endpoint did not accept."""

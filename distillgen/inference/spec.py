@@ -120,6 +120,13 @@ class Spec(Sampling):
         most = {"image": self.image_tokens, "audio": self.audio_tokens}
         return sum(most[part["type"]] or 0 for part in parts)
 
+    def sampling_refusal(self, sampling: Mapping[str, Any]) -> str:
+        """Return why its requests cannot have these sampling options; "" if they can."""
+        most = self.most_logprobs
+        if (number := sampling.get("logprobs")) is not None and number > most:
+            return f"records at most {most} alternatives of a token, not logprobs: {number}"
+        return ""
+
     def refusal(self, templates: Sequence[str]) -> str:
         """Return why it cannot answer prompts whose turns have these templates; "" if it can."""
         return ""

@@ -235,7 +235,7 @@ class Evaluate(Stage, Sampling):
                     f"figures: ece needs the probabilities of the answers of '{name}'; give logprobs: 5, or "
                     "'options', the field with the options of a question"
                 )
-            context.able(name, *needs, logprobs=sampling.get("logprobs"))
+            context.able(name, *needs, sampling=sampling)
             context.answers(name, prompt.sources)
         for name in prompt.needed - self.params.keys() - {SCORES}:
             of_items.need(name, subject)

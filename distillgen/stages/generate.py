@@ -77,7 +77,7 @@ class Generate(GenerateOptions):
                 self._check_search(model, constraints, sampling, context)
             needed = [*(name for name, value in needs.items() if value is not None), *opens]
             needed += self._media(prompt, context)
-            context.able(model, *needed, logprobs=sampling.get("logprobs"))
+            context.able(model, *needed, sampling=sampling)
             context.answers(model, [*prompt.sources, *([""] if self.dialogue is not None else [])])
         if constraints:
             constraints.check(context)

@@ -69,7 +69,7 @@ class Score(Stage):
         """Raise ConfigError if the model cannot score texts, or a field is missing."""
         needs = ["score"] if self.context else ["score", "first_token"]
         needs += [*self.media.capabilities, "picture_score"] if self.images else []
-        context.able(self.model, *needs, logprobs=self.logprobs)
+        context.able(self.model, *needs, sampling={"logprobs": self.logprobs})
         for name in self.images or ():
             context.need(name, "'images'")
         for name in ("context", "target"):

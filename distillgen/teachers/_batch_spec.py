@@ -26,7 +26,7 @@ class BatchSpec(HttpSpec):
     def check(self, root: Path) -> None:
         """Raise ConfigError for a malformed address, or an option that the mode does not have."""
         super().check(root)
-        if self.mode == "online":
+        if self.mode != "batch":
             return
         if self.also:
             raise ConfigError(

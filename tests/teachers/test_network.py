@@ -140,7 +140,7 @@ def test_a_folder_without_a_model_is_refused(installed, tmp_path, files, message
 
 
 SEVERAL = "reads one text, and the prompt has several turns"
-TOO_MANY = "logprobs: 40: model 'o' (openai) records at most 20 alternatives of a token"
+TOO_MANY = "model 'o' (openai) records at most 20 alternatives of a token, not logprobs: 40"
 
 
 def generate(**options):
