@@ -196,7 +196,7 @@ class Claims:
     def _renew(self, others: Sequence[int]) -> None:
         """Write the claims in memory if there are other owners; renew the lease."""
         self.shared = bool(others)  # before the next line: later claims are written at once
-        newest = max((*others, self._owner))
+        newest = max((*others, self._owner, self._newest_known))  # or an earlier period would come again
         if others:
             flying = dict(self._flying)
             self._written.update(flying)

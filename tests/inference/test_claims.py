@@ -273,6 +273,25 @@ def test_a_lease_is_renewed_while_a_request_is_in_flight(project, monkeypatch):
     asyncio.run(main())
 
 
+def test_a_period_alone_does_not_come_again(project, monkeypatch):
+    """Or a run whose requests queued all that time would ask for what another one has answered since."""
+    monkeypatch.setattr(claims, "LEASE_S", 0.3)
+    monkeypatch.setattr(claims, "BEAT_S", 0.05)
+
+    async def main():
+        one = Ledger(project.path / "x")
+        await one.claim([b"k"], "r", "s", "m")
+        alone = one.claims.period
+        two = Ledger(project.path / "x")
+        await two.claim([b"other"], "r", "s", "m")
+        await two.close()
+        await asyncio.sleep(0.5)  # the lease is renewed without the other one
+        assert alone and one.claims.period not in (0, alone)
+        await one.close()
+
+    asyncio.run(main())
+
+
 def test_two_runs_put_no_line_in_two_batches(project):
     with BatchEndpoint() as endpoint:
         project.ask_pipeline(endpoint.url, 30, model=", mode: batch, gather_s: 0.5, poll_s: 0.2")
