@@ -57,6 +57,8 @@ class Claims:
     def __init__(self, connection: sqlite3.Connection, thread: Worker, write: Write, find: Find) -> None:
         self._connection, self._thread, self._write, self._find = connection, thread, write, find
         self._owner = self._newest_known = 0
+        self._known: set[int] = set()
+        """The living owners when the lease was renewed."""
         self._renewed_at = 0.0
         self._entering: asyncio.Task[None] | None = None
         self._flying: dict[bytes, tuple[Any, ...]] = {}
@@ -101,10 +103,19 @@ class Claims:
             return True
         self._written.update(keys)
         await self._write(_CLAIM, rows)
-        if self.shared and self.elsewhere(keys):
+        if not self._holds(keys):
             self.release(keys)
             return False
         return True
+
+    def _holds(self, keys: Sequence[bytes]) -> bool:
+        """Return whether the claims of all keys are this process's.
+
+        A key is nobody's if the claim that stood in the way has been given up since, by another process or
+        by this one: a transaction deletes claims after it has added others.
+        """
+        query = f"SELECT key FROM claims WHERE owner = {self._owner} AND key IN ({{}})"
+        return {key for (key,) in self._find(query, keys)} == {*keys}
 
     def elsewhere(self, keys: Sequence[bytes]) -> set[bytes]:
         """Return the keys that another process has claimed."""
@@ -127,6 +138,15 @@ class Claims:
             self._written -= written_keys
             rows = [(key, self._owner) for key in written_keys]
             self._write(_RELEASE, rows).add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def at_risk_usd(self, run: str | None) -> float:
+        """Return what the claimed requests of all runs may cost, or of one run and the runs in its folder.
+
+        A run has one process at a time. So the claims of a run that begins are of a killed process, even if
+        its lease is not over, or if another process has its number now.
+        """
+        claims = self._connection.execute("SELECT run, cost_usd FROM claims WHERE cost_usd > 0").fetchall()
+        return sum(cost for name, cost in claims if run is None or f"{name}/".startswith(f"{run}/"))
 
     def bury(self) -> None:
         """Delete the claims of dead owners; count their requests with a cost as lost."""
@@ -173,12 +193,10 @@ class Claims:
     def _look_around(self) -> None:
         """Check whether this process is alone; renew its lease."""
         owners = self._owners()
-        is_newest_known = max((row[0] for row in owners), default=0) <= self._newest_known
-        is_registered = any(row[0] == self._owner for row in owners)
         self.shared = self.shared and len(owners) > 1
         if (
-            is_newest_known
-            and is_registered
+            self._known.issuperset(row[0] for row in owners)
+            and any(row[0] == self._owner for row in owners)
             and all(_is_alive(*row[1:4]) for row in owners)
             and time.monotonic() - self._renewed_at < LEASE_S / 3
         ):
@@ -207,7 +225,7 @@ class Claims:
         now = time.monotonic()
         row = (self._owner, platform.node(), os.getpid(), now + LEASE_S, newest)
         self._connection.execute("INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?, ?)", row)
-        self._newest_known, self._renewed_at = newest, now
+        self._newest_known, self._renewed_at, self._known = newest, now, {*others, self._owner}
 
     def _bury(self, dead: Sequence[int]) -> None:
         for owner in dead:
@@ -219,9 +237,9 @@ class Claims:
                 self._connection.execute(statement, (owner,))
 
     def _leave(self) -> None:
+        """A claim that is left is of a request whose usage could not be stored."""
         with self._connection:
-            self._connection.execute("DELETE FROM claims WHERE owner = ?", (self._owner,))
-            self._connection.execute("DELETE FROM owners WHERE id = ?", (self._owner,))
+            self._bury([self._owner])
 
     def _owners(self) -> list[Any]:
         return self._connection.execute(

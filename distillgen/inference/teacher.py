@@ -17,7 +17,7 @@ from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from distillgen.errors import DistillgenError, UserCodeError
+from distillgen.errors import DistillgenError, LedgerError, UserCodeError
 from distillgen.inference.endpoint import Endpoint
 from distillgen.inference.faults import Rejected, Retryable, TeacherDown, TimedOut, Unreachable
 from distillgen.inference.ledger import Answer
@@ -238,7 +238,7 @@ class Teacher:
             return completions
         except (Retryable, Rejected) as error:
             return completions + await self._fail(job, error)
-        except TeacherDown as error:
+        except (TeacherDown, LedgerError) as error:  # nothing more is paid for that cannot be stored
             self._refusal = error
             raise
         finally:

@@ -85,7 +85,8 @@ def _prepared(
     name = os.path.relpath(directory.resolve(), ledger.path.resolve().parent)
     ledger_run, name = (name, name) if name != "." else (None, directory.resolve().name)
     capped = os.path.relpath((options.cap_of or directory).resolve(), ledger.path.resolve().parent)
-    cost_usd = sum(used.cost_usd for used in ledger.usage(None if capped == "." else capped))
+    capped_run = None if capped == "." else capped
+    cost_usd = sum(used.cost_usd for used in ledger.usage(capped_run)) + ledger.claims.at_risk_usd(capped_run)
     budget = Budget(options.max_cost_usd, cost_usd, shared=options.cap_of is not None)
     hidden = pipeline.environment
     order = {stage.name: i for i, stage in enumerate(pipeline.stages)}

@@ -15,8 +15,10 @@ import time
 import pytest
 
 import distillgen
+from distillgen.errors import BudgetStop, LedgerError
 from distillgen.inference import claims
 from distillgen.inference.ledger import Answer, Ledger
+from distillgen.inference.statements import Statement
 from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion
 
@@ -321,3 +323,119 @@ def test_a_claim_goes_in_the_transaction_of_its_answer(project):
 
     state = "SELECT (SELECT count(*) FROM answers), (SELECT count(*) FROM claims)"
     asyncio.run(main())
+
+
+def lost(ledger):
+    return ledger.connection.execute("SELECT run, cost_usd FROM answers WHERE status = 'lost'").fetchall()
+
+
+def test_a_claim_that_another_gave_up_while_this_one_was_written_is_nobodys(project):
+    """The other's claim stands in the way of this one, and is gone when this process looks for it."""
+
+    async def main():
+        one, two = Ledger(project.path / "x"), Ledger(project.path / "x")
+        assert await one.claim([b"k"], "r", "s", "m") and await two.claim([b"other"], "r", "s", "m")
+        write = two.claims._write
+
+        async def late(*args):
+            two.claims._write = write
+            await write(*args)
+            one.claims.release([b"k"])
+            await one.write(Statement("DELETE FROM claims WHERE key = ?"), [(b"none",)])
+
+        two.claims._write = lambda *args: asyncio.ensure_future(late(*args))
+        assert not await two.claim([b"k"], "r", "s", "m")
+        assert await two.claim([b"k"], "r", "s", "m")
+        await one.close()
+        await two.close()
+
+    asyncio.run(main())
+
+
+def test_a_claim_survives_that_the_same_transaction_gives_up_an_earlier_one(project):
+    """A request is tried again at once: its old claim is deleted after the new one was written."""
+
+    async def main():
+        ledger = Ledger(project.path / "x")
+        assert await ledger.claim([b"k"], "r", "s", "m", 0.5)
+        first = asyncio.ensure_future(ledger.claim([b"first"], "r", "s", "m", 0.5))
+        await asyncio.sleep(0)
+        ledger.claims.release([b"k"])
+        again = await ledger.claim([b"k"], "r", "s", "m", 0.5)
+        while not again:
+            again = await ledger.claim([b"k"], "r", "s", "m", 0.5)
+        assert await first and ledger.claims.at_risk_usd("r") == 1.0
+        await ledger.close()
+
+    asyncio.run(main())
+
+
+def test_a_process_that_comes_back_after_its_lease_is_seen_by_the_others(project, monkeypatch):
+    monkeypatch.setattr(claims, "LEASE_S", 0.4)
+    monkeypatch.setattr(claims, "BEAT_S", 0.05)
+
+    async def main():
+        one, two = Ledger(project.path / "x"), Ledger(project.path / "x")
+        assert await one.claim([b"k"], "r", "s", "m") and await two.claim([b"other"], "r", "s", "m")
+        one.claims._end_beats()  # as if its process were stopped
+        while two.claims.shared:
+            await asyncio.sleep(0.02)
+        one.claims._beat()
+        await asyncio.sleep(0.1)
+        assert two.claims.shared and one.claims.shared
+        await one.close()
+        await two.close()
+
+    asyncio.run(main())
+
+
+def test_a_request_whose_usage_could_not_be_stored_is_counted_as_lost(project):
+    async def main():
+        ledger = Ledger(project.path / "x")
+        assert await ledger.claim([b"k"], "r", "s", "m", 0.5)
+        await ledger.close()  # without a row about the request
+        ledger = Ledger(project.path / "x")
+        assert lost(ledger) == [("r", 0.5)] and ledger.usage("r")[0].cost_usd == 0.5
+        await ledger.close()
+
+    asyncio.run(main())
+
+
+def test_a_cap_counts_what_a_killed_run_had_in_flight_even_if_its_number_is_in_use(project):
+    """In a container that is started again, the new process has the number of the killed one."""
+    with Endpoint() as endpoint:
+        pipeline = project.ask_pipeline(endpoint.url, 2, model=", price: {input: 1, output: 1}, max_tokens: 9")
+        (project.path / "runs").mkdir()
+        ledger = Ledger(project.path / "runs/x")
+        with ledger.connection as connection:
+            owner = (1, os.uname().nodename, os.getpid(), time.monotonic() + 20, 1)
+            connection.execute("INSERT INTO owners VALUES (?, ?, ?, ?, ?)", owner)
+            for run in ("a", "b"):
+                claim = (run.encode(), 1, run, "generate", "teacher", 0.5)
+                connection.execute("INSERT INTO claims VALUES (?, ?, ?, ?, ?, ?)", claim)
+        ledger.close_now()
+        with pytest.raises(BudgetStop, match=r"\$0.5000 is spent"):
+            distillgen.run(pipeline, out="runs/a", ledger="runs/x", max_cost_usd=0.5001)
+        assert not endpoint.asked
+
+
+def test_nothing_is_asked_any_more_once_an_answer_could_not_be_stored(project, monkeypatch):
+    """The first row's answer comes late, so that the run learns late of the error of the second."""
+    commit = Ledger._commit
+
+    def failing(self, rows_of):
+        if any(b"What is 1?" in row[11] for rows in rows_of.values() for row in rows if len(row) > 11):
+            raise sqlite3.OperationalError("disk I/O error")
+        commit(self, rows_of)
+
+    async def behave(body, times):
+        if "What is 0?" in body["messages"][-1]["content"]:
+            await asyncio.sleep(1)
+        return completion(body)
+
+    monkeypatch.setattr(Ledger, "_commit", failing)
+    with Endpoint(behave) as endpoint:
+        pipeline = project.ask_pipeline(endpoint.url, 40, model=", max_concurrency: 2")
+        with pytest.raises(LedgerError, match="the disk reports an error"):
+            distillgen.run(pipeline, out="runs/a", ledger="all.sqlite3")
+        assert endpoint.asked.total() <= 3

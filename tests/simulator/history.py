@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,16 +33,7 @@ from distillgen.pipeline.load import Pipeline, load
 from distillgen.runs import execute as execute_module
 from distillgen.runs.execute import execute
 from distillgen.runs.state import Options
-from tests.simulator.provider import (
-    ANSWER,
-    ANSWERED,
-    FAULTS,
-    LOST,
-    PRICE,
-    Call,
-    ClientBuilder,
-    Provider,
-)
+from tests.simulator.provider import ANSWER, ANSWERED, PRICE, Call, ClientBuilder, Provider
 from tests.simulator.world import Broken, Connection, Process, Thread, World
 
 SIGINT = 2
@@ -54,7 +45,9 @@ STAGES = """\
   - source: {path: data/seeds.jsonl}
   - generate: {model: teacher, template: "{{ question }}", output: answer, n: N, max_tokens: 20}
 """
-SECOND = '  - generate: {name: again, model: teacher, template: "{{ answer }}", output: second, max_tokens: 20}\n'
+SECOND = (
+    '  - generate: {name: again, model: teacher, template: "{{ answer }}", output: second, max_tokens: 20}\n'
+)
 NONE = (None, 0)
 
 
@@ -73,7 +66,9 @@ def pipeline(samples: int, second: bool) -> Pipeline:
     path.write_text(text)
 
     def measure(records: Any) -> list[float]:
-        _current.seen([record.fields[name] for record in records for name in ("answer", "second")[: 1 + second]])
+        _current.seen(
+            [record.fields[name] for record in records for name in ("answer", "second")[: 1 + second]]
+        )
         return [0.0] * len(records)
 
     return load(path, filters={"seen": Filter(measure, lambda _: None)})
@@ -136,10 +131,12 @@ class History:
         calls = self.rows * (1 + self.second * self.samples)
         likely = calls * 0.12 * self.samples
         self.runs = [
-            Run(name, draw.choice([None, None, likely, 3 * likely]), self.folder / name)
+            Run(name, draw.choice([None, 0.6 * likely, likely, 3 * likely]), self.folder / name)
             for name in "ab"[: draw.choice([1, 1, 2])]
         ]
-        self.world.note(f"{self.rows} rows, {self.samples} samples, second stage: {self.second}, {self.limits}")
+        self.world.note(
+            f"{self.rows} rows, {self.samples} samples, second stage: {self.second}, {self.limits}"
+        )
         self.world.note(f"faults until {self.faults_end - 1000:g}: {self.provider.faulty:g} of the requests")
         with _simulated(self.world, self.provider):
             try:
@@ -160,7 +157,7 @@ class History:
             world.note(f"run {run.name}: cap {run.cap}")
             world.at(world.now + draw.choice([0, 0.3, 3]), lambda run=run: self._begin(run))
         span = self.faults_end - world.now
-        for _ in range(draw.choice([0, 0, 1, 2, 3])):
+        for _ in range(draw.choice([0, 1, 1, 2, 4])):
             run, moment = draw.choice(self.runs), world.now + draw.random() * span
             what = draw.choice(["kill", "kill", "stop", "jump", "interrupt", "reboot"])
             seconds = draw.choice([1, 20, 35, 3600])
@@ -278,7 +275,9 @@ class History:
 
     def _written(self, process: Process) -> None:
         """Look at the rows that a transaction has added."""
-        rows = self._rows("SELECT id, key, run, status, cost_usd, completion FROM answers WHERE id > ?", self.last_id)
+        rows = self._rows(
+            "SELECT id, key, run, status, cost_usd, completion FROM answers WHERE id > ?", self.last_id
+        )
         for number, key, run, status, cost, completion in rows:
             self.last_id = number
             text = json.loads(completion).get("text", "")
@@ -315,7 +314,9 @@ class History:
         if most and self.provider.flying[process.name] >= most:
             self.world.faults.append(f"call {call.number} is one too many at once")
         count = sum(other.process is process for other in self.provider.calls) + 1
-        if (rpm := limits["rpm"]) and count > max(1, rpm / 60) + 1 + (world.now - process.begun_at) * rpm / 60:
+        if (rpm := limits["rpm"]) and count > max(1, rpm / 60) + 1 + (
+            world.now - process.begun_at
+        ) * rpm / 60:
             self.world.faults.append(f"call {call.number} is too early for {rpm} requests a minute")
 
     def _check_life(self, run: Run, process: Process) -> None:
@@ -340,7 +341,9 @@ class History:
                 raise Broken(f"run {run.name} costs {provider.billed[run.name]}, over its cap of {run.cap}")
         for call in provider.calls:
             if call.stored and abs(call.stored_usd - call.cost_usd) > 1e-9:
-                raise Broken(f"call {call.number} is billed {call.cost_usd}, and stored with {call.stored_usd}")
+                raise Broken(
+                    f"call {call.number} is billed {call.cost_usd}, and stored with {call.stored_usd}"
+                )
         for run in self.runs:
             self._check_run(run, sum(used.cost_usd for used in usage if used.run == run.name))
 
@@ -352,7 +355,9 @@ class History:
             if not call.stored and run.cap is None and (call.process.killed or call.process.io_error)
         )
         if ledger_usd + unknown < self.provider.billed[run.name] - 1e-9:
-            raise Broken(f"run {run.name} was billed {self.provider.billed[run.name]}, and counts {ledger_usd}")
+            raise Broken(
+                f"run {run.name} was billed {self.provider.billed[run.name]}, and counts {ledger_usd}"
+            )
         costs = self._rows("SELECT status, cost_usd FROM answers WHERE run = ?", run.name)
         rows, known = sum(cost for _, cost in costs), sum(cost for status, cost in costs if status != "lost")
         state = json.loads((run.directory / "usage.json").read_text())

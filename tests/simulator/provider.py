@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -14,7 +13,7 @@ from typing import Any
 import orjson
 from pyreqwest.exceptions import RequestError, RequestTimeoutError
 
-from tests.simulator.world import Broken, Process, World
+from tests.simulator.world import Process, World
 
 PRICE = {"input": 1000.0, "output": 10000.0}  # US dollars for 1,000,000 tokens
 FAULTS = {
@@ -31,6 +30,9 @@ FAULTS = {
     "cut off": 1,
 }
 """What can happen to a request, with weights."""
+UNBILLED = ("429", "503", "500", "no connection")
+UNSURE = ("gateway", "torn", "time-out")
+"""Fates with which some requests are billed."""
 ANSWERED = ("answered", "one choice", "cut off")
 LOST = ("given up", "gateway", "torn", "time-out", "malformed", "no choices")
 """Fates of requests that may be billed, although no answer comes."""
@@ -81,21 +83,18 @@ class Provider:
         faulty = draw.random() < self.faulty
         if faulty:
             call.fate = draw.choices([*FAULTS], [*FAULTS.values()])[0]
+        if call.fate not in UNBILLED and (call.fate not in UNSURE or draw.random() < 0.7):
+            self._bill(call, sent["max_tokens"])  # now: it works on, whatever becomes of the client
         begun = world.now
         try:
             if call.fate == "time-out":
-                self._bill(call, sent, draw.random() < 0.7)
                 await asyncio.sleep(timeout_s)
                 raise RequestTimeoutError("timed out", {"causes": []})
             await asyncio.sleep(min(draw.expovariate(1 / self.latency_s), timeout_s * 0.9))
-            if call.fate in ("gateway", "torn"):
-                self._bill(call, sent, draw.random() < 0.7)
-            elif call.fate not in ("429", "503", "500", "no connection"):
-                self._bill(call, sent, True)
             if world.now - begun > timeout_s:  # the process was stopped meanwhile
                 call.fate = "time-out"
                 raise RequestTimeoutError("timed out", {"causes": []})
-            return self._response(call, sent)
+            return self._response(call)
         except asyncio.CancelledError:
             call.fate = "given up"
             raise
@@ -108,9 +107,7 @@ class Provider:
 
     def _arrived(self, sent: dict[str, Any]) -> Call:
         process, prompt = self.world.current, sent["messages"][-1]["content"]
-        call = Call(
-            len(self.calls), process, process.run, prompt, sent.get("n", 1), self.world.now
-        )
+        call = Call(len(self.calls), process, process.run, prompt, sent.get("n", 1), self.world.now)
         self.world.note(f"{process.name}: call {call.number}: {call.samples} x {prompt!r}")
         self.check(call)
         self.calls.append(call)
@@ -121,15 +118,13 @@ class Provider:
     def check(self, call: Call) -> None:
         """Raise Broken if the call should not have been made."""
 
-    def _bill(self, call: Call, sent: dict[str, Any], billed: bool) -> None:
-        if not billed:
-            return
+    def _bill(self, call: Call, most_tokens: int) -> None:
         choices = 1 if call.fate == "one choice" else call.samples
-        call.tokens = (len(call.prompt) // 4 + 1, choices * self.world.draw.randint(1, sent["max_tokens"]))
+        call.tokens = (len(call.prompt) // 4 + 1, choices * self.world.draw.randint(1, most_tokens))
         call.cost_usd = (call.tokens[0] * PRICE["input"] + call.tokens[1] * PRICE["output"]) / 1e6
         self.billed[call.run] += call.cost_usd
 
-    def _response(self, call: Call, sent: dict[str, Any]) -> Response:
+    def _response(self, call: Call) -> Response:
         draw, fate = self.world.draw, call.fate
         self.world.note(f"{call.process.name}: call {call.number} ends: {fate}")
         if fate == "429":
@@ -149,7 +144,10 @@ class Provider:
             {
                 "index": i,
                 "finish_reason": finish,
-                "message": {"role": "assistant", "content": f"answer {call.number}.{i} to {call.prompt}"[:60]},
+                "message": {
+                    "role": "assistant",
+                    "content": f"answer {call.number}.{i} to {call.prompt}"[:60],
+                },
             }
             for i in answers
         ]

@@ -321,7 +321,7 @@ class World:
         process.killed = True
         self.end(process)
         self.dead.append(process)
-        if self.draw.random() < 0.2:  # another program gets its number: only its lease tells
+        if self.draw.random() < 0.3:  # another program gets its number: only its lease tells
             self.reused.add(process.number)
 
     def end(self, process: Process) -> None:
