@@ -404,7 +404,9 @@ def test_a_request_whose_usage_could_not_be_stored_is_counted_as_lost(project):
 def test_a_cap_counts_what_a_killed_run_had_in_flight_even_if_its_number_is_in_use(project):
     """In a container that is started again, the new process has the number of the killed one."""
     with Endpoint() as endpoint:
-        pipeline = project.ask_pipeline(endpoint.url, 2, model=", price: {input: 1, output: 1}, max_tokens: 9")
+        pipeline = project.ask_pipeline(
+            endpoint.url, 2, model=", price: {input: 1, output: 1}, max_tokens: 9"
+        )
         (project.path / "runs").mkdir()
         ledger = Ledger(project.path / "runs/x")
         with ledger.connection as connection:
