@@ -60,7 +60,8 @@ def pipeline(samples: int, second: bool) -> Pipeline:
     rows = [json.dumps({"question": f"What is {i}?"}) for i in range(ROWS)]
     (folder / "data/seeds.jsonl").write_text("\n".join(rows) + "\n")
     price = f"{{input: {PRICE['input']}, output: {PRICE['output']}}}"
-    text = f"version: 1\nmodels:\n  teacher: {{provider: openai, model: m, base_url: 'http://localhost/v1', price: {price}}}\n"
+    model = f"{{provider: openai, model: m, base_url: 'http://localhost/v1', price: {price}}}"
+    text = f"version: 1\nmodels:\n  teacher: {model}\n"
     text += "stages:\n" + STAGES.replace("N", str(samples)) + SECOND * second + "  - filter: [seen]\n"
     path = folder / "pipelines/ask.yaml"
     path.write_text(text)
@@ -276,9 +277,9 @@ class History:
     def _written(self, process: Process) -> None:
         """Look at the rows that a transaction has added."""
         rows = self._rows(
-            "SELECT id, key, run, status, cost_usd, completion FROM answers WHERE id > ?", self.last_id
+            "SELECT id, run, status, cost_usd, completion FROM answers WHERE id > ?", self.last_id
         )
-        for number, key, run, status, cost, completion in rows:
+        for number, run, status, cost, completion in rows:
             self.last_id = number
             text = json.loads(completion).get("text", "")
             if match := ANSWER.match(text):

@@ -1,4 +1,4 @@
-"""A provider behind a fake HTTP client: it answers, fails and bills as the seed says, and keeps its history."""
+"""A provider behind a fake HTTP client: the seed decides what it answers, how it fails and what it bills."""
 
 from __future__ import annotations
 
