@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import platform
 import sqlite3
@@ -146,7 +147,7 @@ class Claims:
         its lease is not over, or if another process has its number now.
         """
         claims = self._connection.execute("SELECT run, cost_usd FROM claims WHERE cost_usd > 0").fetchall()
-        return sum(cost for name, cost in claims if run is None or f"{name}/".startswith(f"{run}/"))
+        return math.fsum(cost for name, cost in claims if run is None or f"{name}/".startswith(f"{run}/"))
 
     def bury(self) -> None:
         """Delete the claims of dead owners; count their requests with a cost as lost."""
