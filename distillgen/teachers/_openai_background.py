@@ -31,6 +31,7 @@ from distillgen.teachers._refusal import NothingThere, NotTaken
 log = logging.getLogger("distillgen")
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0  # between two looks at a response
+KEY_DIGITS = 32  # of the 64 of a ledger key, in the name of a response
 LOOKS = 4  # looks at a response that is not there, after which the endpoint has forgotten it
 PENDING, OVER = (
     "pending response",
@@ -105,7 +106,7 @@ class Background(NativeClient):
     async def ask(self, request: Request, samples: Sequence[int], attempt: int) -> list[Completion]:
         """Return the answer of a response that an earlier run has asked for, or of a new one."""
         key = request.keys(self.identity, samples[0] + 1)[-1]
-        name = f"response-{key.hex()}-{attempt}"
+        name = f"response-{key.hex()[:KEY_DIGITS]}-{attempt}"
         body = self.body(await self.with_content(request), 1, attempt, samples[0])
         self.mention_lacks(body)
         _, state, response_id = self.ledger.find_batch(name) or ("", "", "")
@@ -191,7 +192,7 @@ class Background(NativeClient):
     def _note(self) -> None:
         """Show how many responses are waited for."""
         count = len(self._waiting)
-        self.activity.note = f"waiting for {count:,} responses in the background" if count else ""
+        self.activity.note = f"responses waited for in the background: {count:,}" if count else ""
 
     async def _pause(self, pause_s: float) -> None:
         """Sleep; the progress display does not take that for a hang. Raise GoesOn once the run stops: an HTTP
@@ -207,6 +208,6 @@ class Background(NativeClient):
         self._is_stopped = True
         if self._waiting:
             remedy = "the same command waits for these responses, and asks only the other requests"
-            reason.add_note(f"{len(self._waiting):,} responses go on at the endpoint; {remedy}")
+            reason.add_note(f"responses that go on at the endpoint: {len(self._waiting):,}; {remedy}")
         for task in filter(None, self._waiting):
             task.cancel()

@@ -331,6 +331,17 @@ def test_a_parameter_that_the_endpoint_does_not_take_is_left_out(project):
         assert endpoint.made.total() == 2
 
 
+def test_a_parameter_that_a_failed_response_names_is_left_out(project):
+    def end(body, times):
+        error = {"code": "invalid_request", "message": "Unsupported parameter: 'temperature'."}
+        return {"status": "failed", "error": error} if "temperature" in body else None
+
+    with BackgroundEndpoint(end) as endpoint:
+        project.ask_pipeline(endpoint.url, 1, model=MODE + ", temperature: 0.5")
+        run(project)
+        assert len(answers(project)) == 1 and "temperature" not in endpoint.bodies[1]
+
+
 def test_a_schema_that_is_not_taken_is_put_into_the_prompt(project):
     def end(body, times):
         return ended(body, output=[message('{"name": "Ada"}')])
@@ -383,10 +394,11 @@ def test_a_run_that_stops_leaves_the_responses_to_the_next_one(project):
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
-        assert process.returncode == 130 and "5 responses go on at the endpoint" in errors
+        assert process.returncode == 130 and "responses that go on at the endpoint: 5" in errors
         endpoint.end_now()
         run(project)
         assert endpoint.posts == 5 == len(answers(project))
+    assert [*statuses(project)] == ["ok"], "what goes on was counted as lost"
 
 
 def test_another_run_takes_over_what_a_killed_one_waits_for_and_nothing_known_counts_as_lost(project):
