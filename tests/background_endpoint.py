@@ -41,10 +41,9 @@ class BackgroundEndpoint(Endpoint):
     `fault(step, times)` is called before and after a response is created ("create", "created") and when it is
     looked at ("look"), with the number of such steps of this question or response; it returns an HTTP
     response that is given instead, or "break" to break the connection. With `honours_keys`, a repeated
-    Idempotency-Key gives the same response. While `is_held`, no answer to a creation leaves the endpoint.
+    Idempotency-Key gives the same response. No answer leaves the endpoint to what is
+    `held`, "create" or "look".
     """
-
-    is_held = False
 
     def __init__(self, end=None, latency_s=0.0, *, fault=lambda step, times: None, honours_keys=True):
         super().__init__(None, latency_s)
@@ -52,6 +51,7 @@ class BackgroundEndpoint(Endpoint):
         self.responses: dict[str, dict] = {}
         self.made: Counter[str] = Counter()
         self.posts = self.deduplicated = 0
+        self.held = set[str]()
         self.looks: Counter[str] = Counter()
         self.keys: list[str] = []
         self._by_key: dict[str, tuple[str, dict]] = {}
@@ -102,7 +102,7 @@ class BackgroundEndpoint(Endpoint):
         self._by_key[key] = response["id"], body
         if fault := self._fault(request, "created", len(self.responses)):
             return fault
-        while self.is_held:
+        while "create" in self.held:
             await asyncio.sleep(0.01)
         shown = dict(response)
         del shown["end"], shown["ends_at"]
@@ -113,6 +113,8 @@ class BackgroundEndpoint(Endpoint):
         self.looks[response_id] += 1
         if fault := self._fault(request, "look", self.looks[response_id]):
             return fault
+        while "look" in self.held:
+            await asyncio.sleep(0.01)
         if response_id not in self.responses:
             return refused(404, f"Response with id '{response_id}' not found.")
         return web.json_response(self._answer_of(self.responses[response_id]))

@@ -244,6 +244,22 @@ def test_control_without_the_key_an_answer_that_was_not_said_is_made_again(proje
     assert statuses(project)["lost"]["cost_usd"] > ANSWER_USD
 
 
+def test_looks_are_further_and_further_apart_and_as_far_as_the_endpoint_asks(project, monkeypatch):
+    pauses, pause = [], _openai_background.Background._pause
+
+    async def record(self, pause_s):
+        pauses.append(pause_s)
+        await pause(self, pause_s)
+
+    monkeypatch.setattr(_openai_background.Background, "_pause", record)
+    fault = first("look", lambda: refused(429, "slow down", **{"retry-after-ms": "200"}))
+    with BackgroundEndpoint(latency_s=0.5, fault=fault) as endpoint:
+        project.ask_pipeline(endpoint.url, 1, model=MODE)
+        run(project)
+    assert pauses[:6] == pytest.approx([0.01, 0.2, 0.015, 0.0225, 0.03375, 0.05])
+    assert set(pauses[6:]) == {0.05}
+
+
 def test_a_response_that_failed_for_a_moment_is_asked_again(project):
     """The repetition has another key, or the endpoint would give the failed response again."""
 
@@ -279,6 +295,8 @@ def test_a_response_that_cannot_succeed_fails_its_row_alone(project):
         assert "large" in why[1] and "cancelled" in why[2]
         assert statuses(project)["unusable"]["cost_usd"] == pytest.approx(3 * ANSWER_USD)
         run(project)
+        assert endpoint.made.total() == 5
+        run(project, retry_failed=True, retry_with={"seed": 1}, expect="takes no 'seed'")
         assert endpoint.made.total() == 5
         run(project, retry_failed=True)
         assert endpoint.made.total() == 8
@@ -386,15 +404,22 @@ def test_azure_has_no_responses_below_a_deployment(project):
         load(path)
 
 
-def test_a_run_that_stops_leaves_the_responses_to_the_next_one(project):
+@pytest.mark.parametrize("step", ["look", "create"])
+def test_a_run_that_stops_leaves_the_responses_to_the_next_one(project, step):
+    """It does not wait for a look; what it has just sent is stored first."""
     with BackgroundEndpoint(latency_s=60) as endpoint:
         project.ask_pipeline(endpoint.url, 5, model=MODE)
+        endpoint.held = {step}
         process = start(project)
-        while endpoint.looks.total() < 10:
+        while endpoint.posts < 5 or (step == "look" and endpoint.looks.total() < 5):
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        endpoint.held -= {"create"}
         _, errors = process.communicate(timeout=30)
-        assert process.returncode == 130 and "responses that go on at the endpoint: 5" in errors
+        assert process.returncode == 130 and "Traceback" not in errors
+        assert ("responses that go on at the endpoint: 5" in errors) == (step == "look")
+        endpoint.held = set()
         endpoint.end_now()
         run(project)
         assert endpoint.posts == 5 == len(answers(project))
@@ -424,13 +449,13 @@ def test_another_run_takes_over_what_a_killed_one_waits_for_and_nothing_known_co
 
 def test_control_what_was_sent_and_is_not_known_counts_as_lost(project):
     with BackgroundEndpoint() as endpoint:
-        endpoint.is_held = True
+        endpoint.held = {"create"}
         project.ask_pipeline(endpoint.url, 4, model=MODE + PRICE)
         process = start(project, "--max-cost-usd", "9")
         while endpoint.posts < 4:
             time.sleep(0.01)
         kill(process)
-        endpoint.is_held = False
+        endpoint.held = set()
         run(project, max_cost_usd=9)
         assert endpoint.posts == 8 and endpoint.deduplicated == 4 and endpoint.repeats() == 0
     assert statuses(project)["lost"]["cost_usd"] > 4 * 0.05
