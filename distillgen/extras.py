@@ -33,6 +33,7 @@ EXTRAS = {
     "embedded": Extra(("xllamacpp", "huggingface_hub"), "135 MB"),
     "critics": Extra(("sklearn", "numpy"), "275 MB"),
     "datasets": Extra(("datasets", "pyarrow", "huggingface_hub"), "375 MB"),
+    "ray": Extra(("ray", "pyarrow"), "645 MB"),
     "transformers": Extra(("torch", "transformers"), TORCH),
     "embeddings": Extra(("sentence_transformers", "torch", "transformers", "sklearn", "numpy"), TORCH),
     "train": Extra(

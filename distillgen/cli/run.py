@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, takewhile
@@ -116,16 +117,29 @@ def carry_out(
         raise Unusable(f"nothing was kept: {why}; see: distillgen show {directory} --dropped")
 
 
+EXECUTOR = click.option(
+    "--executor",
+    type=click.Choice(["ray"]),
+    help="What carries the stages that work row by row: `ray`, many processes or machines through Ray Data. "
+    "Default: this process.",
+)
+
+
 @click.command()
 @PIPELINE
 @SETS
+@EXECUTOR
 @AS_JSON
-def check(pipeline: str, sets: Sequence[str], as_json: bool) -> None:
+def check(pipeline: str, sets: Sequence[str], executor: str | None, as_json: bool) -> None:
     """Check every name, option, field, prompt and file of PIPELINE. No model is asked.
 
     Prints the fields that a record has after each stage.
     """
     checked_pipeline = load_pipeline(pipeline, sets, need_env=False)
+    if executor:
+        from distillgen.runs.ray_executor import check_ray
+
+        check_ray(checked_pipeline)
     if as_json:
         stages = [
             {"name": bound.name, "kind": bound.stage.kind, "fields": sorted(bound.fields)}
@@ -284,6 +298,21 @@ def preview(
     help="Take the share of the source rows of worker I of N, with I from 0 to N-1, and stop before the "
     "first stage that needs all records. Default: all rows.",
 )
+@EXECUTOR
+@click.option(
+    "--workers",
+    metavar="N",
+    type=WholeNumber(min=1),
+    help="The number of processes of --executor ray. Default: one for each GPU where a model is vLLM's, "
+    "otherwise one for each core.",
+)
+@click.option(
+    "--shards",
+    metavar="M",
+    type=WholeNumber(min=1),
+    help="The number of parts of the rows that the workers take one after the other. Default: 8 for each "
+    "worker.",
+)
 @REPORT_TO
 @click.option("--salvage", is_flag=True, help="Go on with the readable answers of a damaged ledger.")
 @QUIET
@@ -296,6 +325,9 @@ def run(
     sets: Sequence[str],
     seeds: int | None,
     shard: str | None,
+    executor: str | None,
+    workers: int | None,
+    shards: int | None,
     quiet: bool,
     open_page: bool,
     as_json: bool,
@@ -310,11 +342,15 @@ def run(
     With --shard, each of several machines runs a part of the rows, in a folder shard-0-of-4 of the run
     directory and so on. Then `distillgen gather` makes one run of them.
 
+    With --executor ray, workers on this machine, or in the cluster of RAY_ADDRESS, ask for the answers; then
+    this process makes the run of them.
+
     \b
     Exit codes: 0 finished, 2 a usage or configuration error, 3 finished with
     failed rows or with none kept, 4 stopped by --max-cost-usd, 130 interrupted.
     """
-    from distillgen.runs import shards
+    from distillgen.runs.ray_executor import Crew, ask_by_ray
+    from distillgen.runs.shards import folder, override
     from distillgen.runs.state import Options
 
     if stage := options.pop("stage"):
@@ -325,16 +361,26 @@ def run(
         raise ConfigError(
             "--shard and --seeds exclude each other: shard the run of one seed with --set seed=N"
         )
+    crew = Crew(workers, shards)
+    crew.check(executor, alone=seeds is None and shard is None)
     if seeds is not None:
         _carry_out_seeds(pipeline, out, sets, seeds, Options(**options), printing)
         return
     checked_pipeline = load_pipeline(pipeline, sets, quiet=quiet)
     directory = out or checked_pipeline.run_directory()
     if shard is not None:
-        directory = out or directory / shards.folder(shard)
-        sets = [*sets, shards.override(checked_pipeline, shard)]
+        directory = out or directory / folder(shard)
+        sets = [*sets, override(checked_pipeline, shard)]
         checked_pipeline = load_pipeline(pipeline, sets, quiet=True)
-    carry_out(checked_pipeline, directory, Options(**options), printing)
+    run_options = Options(**options)
+    if executor:
+        from distillgen.runs.progress_lines import shard_line
+
+        with nullcontext() if quiet else shard_line() as show_progress:
+            run_options = ask_by_ray(
+                checked_pipeline, pipeline, sets, directory, run_options, crew, show_progress
+            )
+    carry_out(checked_pipeline, directory, run_options, printing)
 
 
 @click.command()

@@ -173,18 +173,28 @@ class Budget:
     outlook: Outlook | None = None
     shared: bool = False
     """Whether further runs follow under the same cap, so that no cap can be named that is enough."""
+    paced: bool = True
+    """Whether a row begins only when the money is enough to finish it."""
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def reserve(self, worst_usd: float) -> None:
         """Reserve the worst case of a request before it is sent. If it does not fit, wait for requests in
         flight, which may cost less than reserved. Raise BudgetStop if it can exceed the cap.
         """
-        while self.max_cost_usd is not None and self.spent + self.reserved + worst_usd > self.max_cost_usd:
-            if self.reserved <= 1e-12:
-                raise self.stop(f"the next request could cost ${worst_usd:.4f}")
+        while not self.take(worst_usd):
             self._settled.clear()
             await self._settled.wait()
+
+    def take(self, worst_usd: float) -> bool:
+        """Reserve the worst case of a request, if it fits now; return whether it did. Raise BudgetStop if it
+        does not fit and nothing is reserved that may cost less.
+        """
+        if self.max_cost_usd is not None and self.spent + self.reserved + worst_usd > self.max_cost_usd:
+            if self.reserved <= 1e-12:
+                raise self.stop(f"the next request could cost ${worst_usd:.4f}")
+            return False
         self.reserved += worst_usd
+        return True
 
     def stop(self, why: str) -> BudgetStop:
         """Return the error that ends the run; it names the cap with which the run would finish."""

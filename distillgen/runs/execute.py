@@ -30,6 +30,7 @@ from distillgen.inference.endpoint import Services
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
 from distillgen.inference.redaction import hide
+from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.pipeline.load import Pipeline
 from distillgen.privacy import name_of, used_by
@@ -48,6 +49,12 @@ FLUSH_EVERY_S = 0.5  # seconds between flushes, so that `show` finds recent rows
 _OUTCOMES = {4: "stopped by budget", 130: "interrupted"}
 
 Watch = Callable[[Live], Awaitable[None]]
+
+
+def names_in_ledger(directory: Path, ledger: Ledger) -> tuple[str | None, str]:
+    """Return the run whose usage counts, None for all in the ledger, and the name of the run in its rows."""
+    name = os.path.relpath(directory.resolve(), ledger.path.resolve().parent)
+    return (name, name) if name != "." else (None, directory.resolve().name)
 
 
 async def execute(
@@ -82,18 +89,12 @@ def _prepared(
     last: int,
 ) -> Live:
     """Make the teachers and write the lock file; return the state of the run before its first stage."""
-    name = os.path.relpath(directory.resolve(), ledger.path.resolve().parent)
-    ledger_run, name = (name, name) if name != "." else (None, directory.resolve().name)
+    ledger_run, name = names_in_ledger(directory, ledger)
     capped = os.path.relpath((options.cap_of or directory).resolve(), ledger.path.resolve().parent)
     capped_run = None if capped == "." else capped
     cost_usd = sum(used.cost_usd for used in ledger.usage(capped_run)) + ledger.claims.at_risk_usd(capped_run)
     budget = Budget(options.max_cost_usd, cost_usd, shared=options.cap_of is not None)
-    hidden = pipeline.environment
-    order = {stage.name: i for i, stage in enumerate(pipeline.stages)}
-    services = Services(ledger, budget, name, pipeline.project.root, hidden, order, pipeline.seed)
-    teacher = partial(make_teacher, services=services, options=options, project=pipeline.project)
-    specs = {**pipeline.models, **pipeline.made_models(directory.resolve())}
-    teachers = {name: teacher(name, spec) for name, spec in specs.items()}
+    teacher, teachers = teachers_of(pipeline, directory, options, ledger, budget, name)
     prints = fingerprints(pipeline, teachers, options.limit)
     standing, first, ledger_seen = resumed_stages(
         pipeline, directory, options, ledger, prints, first, last, name
@@ -110,7 +111,7 @@ def _prepared(
     if (before := stored_lock(directory).get("pipeline", pipeline.name)) != pipeline.name:
         remedy = "its answers stay in its ledger; to keep a corpus, choose another --out"
         log.warning("%s held the run of '%s', which this one replaces: %s", directory, before, remedy)
-    _write_lock(pipeline, directory, options, teachers, hidden)
+    _write_lock(pipeline, directory, options, teachers)
     return Live(
         pipeline,
         directory,
@@ -128,12 +129,22 @@ def _prepared(
     )
 
 
+def teachers_of(
+    pipeline: Pipeline, directory: Path, options: Options, ledger: Ledger, budget: Budget, name: str
+) -> tuple[Callable[[str, Spec], Teacher], dict[str, Teacher]]:
+    """Return what makes a teacher of a model, and the teachers of the pipeline's models. `name` is that of
+    the run in the ledger's rows.
+    """
+    order = {stage.name: i for i, stage in enumerate(pipeline.stages)}
+    root, hidden = pipeline.project.root, pipeline.environment
+    services = Services(ledger, budget, name, root, hidden, order, pipeline.seed)
+    teacher = partial(make_teacher, services=services, options=options, project=pipeline.project)
+    specs = {**pipeline.models, **pipeline.made_models(directory.resolve())}
+    return teacher, {name: teacher(name, spec) for name, spec in specs.items()}
+
+
 def _write_lock(
-    pipeline: Pipeline,
-    directory: Path,
-    options: Options,
-    teachers: Mapping[str, Teacher],
-    hidden: Mapping[str, str],
+    pipeline: Pipeline, directory: Path, options: Options, teachers: Mapping[str, Teacher]
 ) -> None:
     """Write `pipeline.lock.yaml`, and the addresses and paths of this machine."""
     lock = pipeline.lock() | {
@@ -144,7 +155,7 @@ def _write_lock(
             lock["models"][name]["model"] = teachers[name].model
     lock["commands"] = commands_of(pipeline, directory, options, stored_lock(directory))
     text = yaml.safe_dump(lock, sort_keys=False, allow_unicode=True)
-    addresses = [hide(address, hidden) for address in used_by(pipeline.models)]
+    addresses = [hide(address, pipeline.environment) for address in used_by(pipeline.models)]
     here = {"addresses": addresses, "paths": [str(pipeline.project.root), str(directory.resolve())]}
     replace_text(directory / MACHINE, json.dumps(here, indent=2))
     path = directory / "pipeline.lock.yaml"
@@ -166,7 +177,7 @@ async def _carry_out(live: Live, options: Options, watch: Watch | None) -> None:
     )
     services = WorkerServices(live.teachers, live.ledger, live.teacher, notes=live.notes)
     job = Job(context, services)
-    consume = asyncio.create_task(_pull(live, job))
+    consume = asyncio.create_task(pull(live, job))
     beside = [asyncio.ensure_future(task) for task in (_save_state(live), *([watch(live)] if watch else []))]
     error: Exception | None = None
     with stop_on_signals(consume, live):
@@ -209,7 +220,7 @@ async def _carry_out(live: Live, options: Options, watch: Watch | None) -> None:
             raise
 
 
-async def _pull(live: Live, job: Job) -> None:
+async def pull(live: Live, job: Job) -> None:
     """Chain the stages, write the records that leave each stage, and read until the source ends."""
     stages, directory, first = live.pipeline.bound_stages, live.directory, live.first
     (directory / "stages").mkdir(exist_ok=True)
@@ -220,7 +231,7 @@ async def _pull(live: Live, job: Job) -> None:
         )
         begins = asks_ahead(stages[first : live.last + 1], job)
         for i in range(first, live.last + 1):
-            if i == max(first, 1) and live.budget.max_cost_usd is not None:
+            if i == max(first, 1) and live.budget.max_cost_usd is not None and live.budget.paced:
                 stream = depth_first(stream, live, job, i)
                 stack.push_async_callback(stream.aclose)
             out = stack.enter_context(partial_file(stage_file(directory, i, stages[i].name)))

@@ -7,9 +7,10 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypedDict, Unpack, overload
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, Unpack, overload
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,15 +22,17 @@ from distillgen.pipeline.load import load, located
 from distillgen.project import from_here, user_error
 from distillgen.record import Record
 from distillgen.rows.from_python import ROWS, write_rows
-from distillgen.runs import notebook, progress_lines, shards
+from distillgen.runs import notebook, progress_lines
 from distillgen.runs.directory import Run
 from distillgen.runs.event_loop import outside_event_loop
 from distillgen.runs.execute import Watch
 from distillgen.runs.lock import directory_lock
 from distillgen.runs.notebook import in_notebook
 from distillgen.runs.progress import Progress, follow
+from distillgen.runs.ray_executor import Crew, ask_by_ray
 from distillgen.runs.run import run_pipeline
 from distillgen.runs.seeds import Seeds, load_seeds, run_seeds
+from distillgen.runs.shards import folder, override
 from distillgen.runs.state import Options
 from distillgen.teachers.scripted import Script
 
@@ -56,6 +59,8 @@ class _Numbers(BaseModel):
     limit: int | None = Field(ge=1)
     concurrency: int | None = Field(ge=1)
     max_cost_usd: float | None = Field(ge=0, allow_inf_nan=False)
+    workers: int | None = Field(ge=1)
+    shards: int | None = Field(ge=1)
 
 
 class RunOptions(TypedDict, total=False):
@@ -73,6 +78,9 @@ class RunOptions(TypedDict, total=False):
     concurrency: int | None
     ledger: str | Path | None
     shard: str | None
+    executor: Literal["ray"] | None
+    workers: int | None
+    shards: int | None
     report_to: Sequence[str]
     salvage: bool
     rows: RowSource | None
@@ -107,6 +115,9 @@ def run(
     ledger: str | Path | None = None,
     seeds: int | None = None,
     shard: str | None = None,
+    executor: Literal["ray"] | None = None,
+    workers: int | None = None,
+    shards: int | None = None,
     report_to: Sequence[str] = (),
     salvage: bool = False,
     rows: RowSource | None = None,
@@ -138,6 +149,11 @@ def run(
         seeds: run the whole pipeline with each of so many seeds
         shard: take the share of the source rows of worker I of N, as in "0/4"; `distillgen gather` makes one
             run of the shards
+        executor: "ray": workers in many processes or machines ask for the answers, through Ray Data. In a
+            notebook, an interrupt then stops the run once they are done
+        workers: the number of workers; default: one for each GPU where a model is vLLM's, else for each core
+        shards: the number of parts of the rows that the workers take one after the other; default: 8 for
+            each worker
         report_to: trackers that get the figures of the run and its trainings: trackio, wandb, mlflow
         salvage: go on with the readable answers of a damaged ledger
         rows: rows in the place of the source's: a list of dicts or records, a pandas or polars frame, an
@@ -157,8 +173,11 @@ def run(
         names = {*inspect.signature(run).parameters} - {"pipeline", "unknown"}
         raise ConfigError(f"run() has no option '{name}'{did_you_mean(name, names)}")
     numbers = {"limit": limit, "concurrency": concurrency, "max_cost_usd": max_cost_usd}
+    numbers |= {"workers": workers, "shards": shards}
+    bounded = dict(validate(_Numbers, numbers, owner="run()", places=Places()))
+    crew = Crew(bounded.pop("workers"), bounded.pop("shards"))
     options = Options(
-        **dict(validate(_Numbers, numbers, owner="run()", places=Places())),
+        **bounded,
         first=stage or from_,
         until=stage or until,
         retry_failed=retry_failed,
@@ -171,7 +190,8 @@ def run(
     path, root = located(pipeline)
     if shard is not None and seeds is not None:
         raise ConfigError("give either 'shard' or 'seeds'")
-    usual = from_here(root / "runs" / path.stem / (shards.folder(shard) if shard else ""))
+    crew.check(executor, alone=shard is None and seeds is None)
+    usual = from_here(root / "runs" / path.stem / (folder(shard) if shard else ""))
     directory = Path(out) if out else usual
     parts: dict[str, Any] = {"scripted": options.scripts, "filters": filters}
     if rows is not None:
@@ -182,7 +202,7 @@ def run(
         [load(pipeline, sets, **parts)] if seeds is None else load_seeds(pipeline, seeds, sets, **parts)
     )
     if shard is not None:
-        pipelines = [load(pipeline, [*sets, shards.override(pipelines[0], shard)], **parts)]
+        pipelines = [load(pipeline, [*sets, override(pipelines[0], shard)], **parts)]
     models = {*pipelines[0].models, *pipelines[0].made_models()}
     for name in sorted(options.scripts.keys() - models):
         raise ConfigError(f"teachers: the pipeline has no model '{name}'{did_you_mean(name, models)}")
@@ -190,8 +210,18 @@ def run(
         log.warning("%s", note)
     runs = Run(directory) if seeds is None else Seeds(directory)
     watch = _watch(progress)
+
+    def by_ray(watch: Watch | None) -> None:
+        with progress_lines.shard_line() if watch else nullcontext() as show:
+            rest = ask_by_ray(
+                pipelines[0], pipeline, sets, directory, options, crew, show, rows=parts.get("rows")
+            )
+        run_pipeline(pipelines[0], directory, rest, watch)
+
     try:
-        if seeds is None:
+        if executor:
+            outside_event_loop(by_ray, watch)
+        elif seeds is None:
             outside_event_loop(partial(run_pipeline, pipelines[0], directory, options), watch)
         else:
             outside_event_loop(partial(run_seeds, pipelines, directory, options), watch)

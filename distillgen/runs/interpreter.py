@@ -38,9 +38,15 @@ def interpreter_tuned() -> Iterator[None]:
 
 
 def run_loop(main: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine in an event loop of uvloop, or of asyncio on Windows, which uvloop does not support."""
+    """Run a coroutine in an event loop of its own."""
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(main)
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop of uvloop, or of asyncio on Windows, which uvloop does not support."""
     try:
         import uvloop
     except ImportError:
-        return asyncio.run(main)
-    return uvloop.run(main)
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.live import Live as Display
 from rich.text import Text
 
+from distillgen.runs.foreman import ShardProgress
 from distillgen.runs.progress import ModelProgress, Progress, StageProgress, follow
 from distillgen.runs.state import Live
 from distillgen.text.display import duration, field_lines, fitting, money, number, shortened, visible
@@ -46,6 +48,32 @@ async def watch(live: Live, console: Console | None = None) -> None:
         finally:
             if last and not screen.is_interactive:
                 log_line(last)  # what the last line of a log says is how it ended
+
+
+@contextlib.contextmanager
+def shard_line(console: Console | None = None) -> Iterator[Callable[[ShardProgress], None]]:
+    """Give a function that draws the progress of workers: one line on a terminal, otherwise a plain line
+    every ten seconds, and at the end.
+    """
+    screen, count, warnings = console or terminal(), 0, 0
+    last: ShardProgress | None = None
+    with Display(console=screen, auto_refresh=False, transient=True) as display:
+
+        def show(progress: ShardProgress) -> None:
+            nonlocal count, warnings, last
+            count, last = count + 1, progress
+            for text in progress.tally.warnings[warnings:]:
+                screen.print(Text(f"note: {visible(text)}", style="yellow"), soft_wrap=True)
+            warnings = len(progress.tally.warnings)
+            display.update(Text(str(progress), "bold"), refresh=True)
+            if not screen.is_interactive and count % PLAIN_EVERY == 0:
+                screen.print(Text(str(progress)), soft_wrap=True)
+
+        try:
+            yield show
+        finally:
+            if last:
+                screen.print(Text(str(last)), soft_wrap=True)
 
 
 def terminal() -> Console:

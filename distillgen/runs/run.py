@@ -39,7 +39,7 @@ def run_pipeline(pipeline: Pipeline, directory: Path, options: Options, watch: W
         raise ConfigError(
             f"'{directory}' holds the runs of several seeds: go on with --seeds, or choose another --out"
         )
-    first, last = _stage_range([stage.name for stage in pipeline.stages], options)
+    first, last = stage_range([stage.name for stage in pipeline.stages], options)
     if pipeline.source.stage.shard:
         last = min(last, row_wise(pipeline) - 1)
         if last < first:
@@ -53,7 +53,7 @@ def run_pipeline(pipeline: Pipeline, directory: Path, options: Options, watch: W
         pipeline = replace(pipeline, models=models)
     plan = [estimate for _, estimate in pipeline.plan(options.limit)]
     if options.max_cost_usd is not None:
-        _check_cap(pipeline, plan)
+        check_cap(pipeline, plan)
     secrets = set[str]().union(*(spec.secrets() for spec in pipeline.models.values()))
     hidden = dict.fromkeys(secrets, "[withheld]") | pipeline.environment
     with (
@@ -99,7 +99,7 @@ def _pages_are_current(directory: Path) -> bool:
     return all(card.stat().st_mtime >= path.stat().st_mtime for path in sources)
 
 
-def _stage_range(names: Sequence[str], options: Options) -> tuple[int, int]:
+def stage_range(names: Sequence[str], options: Options) -> tuple[int, int]:
     """Return the indices of the first and the last stage to run. Raise ConfigError for an unknown name."""
     for name in (options.first, options.until):
         if name is not None and name not in names:
@@ -111,7 +111,7 @@ def _stage_range(names: Sequence[str], options: Options) -> tuple[int, int]:
     return first, last
 
 
-def _check_cap(pipeline: Pipeline, plan: Sequence[Estimate]) -> None:
+def check_cap(pipeline: Pipeline, plan: Sequence[Estimate]) -> None:
     """Raise ConfigError if the cap cannot hold: a model without a price, or an unbounded answer."""
     for bound, estimate in zip(pipeline.bound_stages, plan, strict=True):
         specs = {name: pipeline.models[name] for name in bound.models if name in pipeline.models}
