@@ -138,7 +138,7 @@ def ask_by_ray(
                 Path.cwd(),
                 directory.resolve(),
                 replace(options, ledger=None, salvage=False, report_to=()),
-                path.resolve(),
+                path.resolve() if isinstance(path, Path) else path,
                 f"{name}/workers",
                 crew.shards or SHARDS_PER_WORKER * workers,
                 workers,
@@ -255,7 +255,7 @@ def _look_around(work: Work, pipeline: Pipeline, cluster: Any) -> None:
 
 def refuse_elsewhere(hosts: set[str], ledger: Path) -> None:
     """Raise ConfigError if a machine other than this one would write to a ledger that is a file."""
-    if away := sorted(hosts - {platform.node()}):
+    if isinstance(ledger, Path) and (away := sorted(hosts - {platform.node()})):
         raise ConfigError(
             f"--executor ray: the cluster has another machine ({away[0]}), and the ledger {ledger} is a file "
             "of SQLite, whose locks are for one machine. Give a ledger in PostgreSQL: --ledger "
