@@ -2,15 +2,18 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 import distillgen
+from distillgen.cli.run import run
 from distillgen.project import Project
 from distillgen.record import Record
 from distillgen.stages.source import Source
@@ -123,6 +126,25 @@ def test_the_array_job_runs_its_shard_and_goes_on(project, asked, tmp_path):
     assert len(asked.bodies) == alone + 48
     project.cli("gather", "shards/0", "shards/1")
     assert len(asked.bodies) == 2 * alone and corpus(project, "runs/ask") == corpus(project, "runs/alone")
+
+
+def test_the_pods_of_the_indexed_job_run_all_shards():
+    job = yaml.safe_load((ROOT / "docs/examples/shards.k8s.yaml").read_text())["spec"]
+    (worker,) = job["template"]["spec"]["containers"]
+    assert job["completionMode"] == "Indexed" and worker["command"] == ["sh", "-c"]
+    outs, (script,) = set(), worker["args"]
+    for index in range(job["completions"]):
+        line = script.replace("\\\n", " ").replace("$JOB_COMPLETION_INDEX", str(index))
+        executed, program, name, *words = shlex.split(line)
+        assert (executed, program, name) == ("exec", "distillgen", "run")
+        options = run.make_context(name, words).params
+        assert options["pipeline"] == "mine" and options["shard"] == f"{index}/{job['completions']}"
+        assert Source(path="x", shard=options["shard"]).shard_number == index
+        assert options["ledger"].parent == options["out"]
+        outs.add(options["out"])
+    assert len(outs) == job["completions"]
+    mounts = {mount["mountPath"] for mount in worker["volumeMounts"]}
+    assert {str(out.parent) for out in outs} == mounts
 
 
 def test_a_killed_shard_goes_on_and_is_not_gathered_before(project, asked):
