@@ -133,13 +133,16 @@ EXECUTOR = click.option(
 def check(pipeline: str, sets: Sequence[str], executor: str | None, as_json: bool) -> None:
     """Check every name, option, field, prompt and file of PIPELINE. No model is asked.
 
-    Prints the fields that a record has after each stage.
+    Prints the fields that a record has after each stage, and the most that a run can cost if a model has a
+    price.
     """
     checked_pipeline = load_pipeline(pipeline, sets, need_env=False)
     if executor:
         from distillgen.runs.ray_executor import check_ray
 
         check_ray(checked_pipeline)
+    priced = any(spec.price for spec in checked_pipeline.models.values())
+    cost = _total([bound.max_cost_usd for _, bound in checked_pipeline.plan()]) if priced else 0.0
     if as_json:
         stages = [
             {"name": bound.name, "kind": bound.stage.kind, "fields": sorted(bound.fields)}
@@ -151,6 +154,7 @@ def check(pipeline: str, sets: Sequence[str], executor: str | None, as_json: boo
                 "ok": True,
                 "stages": stages,
                 "missing_env": list(checked_pipeline.missing_env),
+                "max_cost_usd": cost,
             }
         )
         return
@@ -158,6 +162,8 @@ def check(pipeline: str, sets: Sequence[str], executor: str | None, as_json: boo
         show.say(show.broken(f"{show.stage_name(bound):<12} {', '.join(sorted(bound.fields))}", 13))
     for variable in checked_pipeline.missing_env:
         show.say(f"note: the environment variable {variable} is not set; a run needs it")
+    if priced:
+        show.say("cost: no bound" if cost is None else f"cost: at most {display.money(cost)}")
     show.say(f"{checked_pipeline.path}: ok")
 
 

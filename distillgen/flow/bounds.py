@@ -7,7 +7,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from distillgen.flow.stage import CheckContext, Estimate
+from distillgen.errors import ConfigError
+from distillgen.flow.stage import BoundStage, CheckContext, Estimate
+from distillgen.inference.endpoint import endpoint_class
 from distillgen.inference.parts import with_parts, without_file
 from distillgen.inference.spec import Spec
 from distillgen.prompting.filler import ONE, Filler, Parts, parts_of
@@ -118,6 +120,22 @@ def bounds(
         else None,
         before.made_bytes,
     )
+
+
+def check_cap(cap: str, bounds: Iterable[tuple[BoundStage, Estimate]]) -> None:
+    """Raise ConfigError if the cap cannot hold: a model without a price, or an unbounded answer."""
+    for bound, estimate in bounds:
+        specs = {name: bound.context.models[name] for name in bound.models if name in bound.context.models}
+        project = bound.context.project
+        paid = [name for name, spec in specs.items() if endpoint_class(spec.provider, project).paid]
+        for name in paid:
+            if specs[name].price is None:
+                remedy = "add price: {input: …, output: …}, US dollars for a million tokens"
+                raise ConfigError(f"{cap}: model '{name}' has no price; {remedy}")
+        if paid and estimate.output_tokens is None:
+            remedy = "set it in the prompt's sampling, the model or the stage"
+            mistake = f"stage '{bound.name}' has no max_tokens, so that an answer has no bound"
+            raise ConfigError(f"{cap}: {mistake}; {remedy}")
 
 
 def size_of(messages: Sequence[Mapping[str, Any]]) -> int:

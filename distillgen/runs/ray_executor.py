@@ -23,6 +23,7 @@ from typing import Any
 
 from distillgen.errors import BudgetStop, ConfigError, DistillgenError, Stopped
 from distillgen.extras import need
+from distillgen.flow.bounds import check_cap
 from distillgen.inference.ledger import Ledger
 from distillgen.pipeline.load import Pipeline
 from distillgen.platforms import cores
@@ -32,7 +33,7 @@ from distillgen.runs.foreman import Foreman, ShardProgress, Tally
 from distillgen.runs.lock import directory_lock, ledger_in_use
 from distillgen.runs.ray_worker import LOGS, Work, Worker, look, worker_share
 from distillgen.runs.resume import ledger_path
-from distillgen.runs.run import check_cap, stage_range
+from distillgen.runs.run import stage_range
 from distillgen.runs.state import Options
 from distillgen.runs.stopping import HANGUP
 
@@ -121,7 +122,8 @@ def ask_by_ray(
         )
     last = min(shards.row_wise(pipeline) - 1, stage_range([s.name for s in pipeline.stages], options)[1])
     if options.max_cost_usd is not None:
-        check_cap(pipeline, [estimate for _, estimate in pipeline.plan(options.limit)])
+        plan = [estimate for _, estimate in pipeline.plan(options.limit)]
+        check_cap("--max-cost-usd", zip(pipeline.bound_stages, plan, strict=True))
     with directory_lock(directory), _cluster(crew, directory / LOGS / "ray.log") as cluster:
         workers = _workers(pipeline, crew, cluster, last)
         worker_share(pipeline, options, workers, last)

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from distillgen.errors import ConfigError, DistillgenError, did_you_mean
-from distillgen.flow.stage import Estimate
-from distillgen.inference.endpoint import endpoint_class
+from distillgen.flow.bounds import check_cap
 from distillgen.pipeline.load import Pipeline
 from distillgen.runs.card import write_card
 from distillgen.runs.execute import Watch, execute
@@ -53,7 +52,7 @@ def run_pipeline(pipeline: Pipeline, directory: Path, options: Options, watch: W
         pipeline = replace(pipeline, models=models)
     plan = [estimate for _, estimate in pipeline.plan(options.limit)]
     if options.max_cost_usd is not None:
-        check_cap(pipeline, plan)
+        check_cap("--max-cost-usd", zip(pipeline.bound_stages, plan, strict=True))
     secrets = set[str]().union(*(spec.secrets() for spec in pipeline.models.values()))
     hidden = dict.fromkeys(secrets, "[withheld]") | pipeline.environment
     with (
@@ -109,18 +108,3 @@ def stage_range(names: Sequence[str], options: Options) -> tuple[int, int]:
     if last < first:
         raise ConfigError(f"stage '{options.until}' comes before '{options.first}'")
     return first, last
-
-
-def check_cap(pipeline: Pipeline, plan: Sequence[Estimate]) -> None:
-    """Raise ConfigError if the cap cannot hold: a model without a price, or an unbounded answer."""
-    for bound, estimate in zip(pipeline.bound_stages, plan, strict=True):
-        specs = {name: pipeline.models[name] for name in bound.models if name in pipeline.models}
-        paid = [name for name, spec in specs.items() if endpoint_class(spec.provider, pipeline.project).paid]
-        for name in paid:
-            if specs[name].price is None:
-                remedy = "add price: {input: …, output: …}, US dollars for a million tokens"
-                raise ConfigError(f"--max-cost-usd: model '{name}' has no price; {remedy}")
-        if paid and estimate.output_tokens is None:
-            remedy = "set it in the prompt's sampling, the model or the stage"
-            mistake = f"stage '{bound.name}' has no max_tokens, so that an answer has no bound"
-            raise ConfigError(f"--max-cost-usd: {mistake}; {remedy}")

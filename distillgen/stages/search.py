@@ -23,6 +23,7 @@ from pydantic import Field, field_validator
 from distillgen.algorithms.rank_correlation import kendall_tau
 from distillgen.errors import BudgetStop, ConfigError, DistillgenError, Stopped, did_you_mean
 from distillgen.extras import need
+from distillgen.flow.bounds import check_cap
 from distillgen.flow.measures import Measure, by_title
 from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Stage, flat
 from distillgen.flow.stage_list import bind_stages, read_stages
@@ -34,7 +35,7 @@ from distillgen.networks.spec import NetworkSpec
 from distillgen.plugins import find
 from distillgen.project import file_sha256
 from distillgen.record import TRAIN, VALIDATION, Record, digest, dumps
-from distillgen.stages._loop_bounds import TOTALS, of_a_round
+from distillgen.stages._loop_bounds import TOTALS
 from distillgen.stages._one_round import Round
 from distillgen.stages._proposals import (
     OF_OPTUNA,
@@ -46,6 +47,7 @@ from distillgen.stages._proposals import (
     size_of,
 )
 from distillgen.stages._rounds import finished_round, records_of
+from distillgen.stages._trial_bounds import of_one_record, of_trials
 from distillgen.stages._trials import Trial, ended_trial, with_choices
 from distillgen.training.options import TrainingOptions
 from distillgen.training.score import Score, ScoreEntry, entry_of
@@ -156,6 +158,9 @@ class Search(Stage):
                 raise ConfigError(f"with {_text_of(choices)}: {error.message}") from error
         first = variants[0]
         self._check_by(first, scores)
+        if USD in self.within:
+            for stages in variants:
+                check_cap(f"within: {{usd: {self.within[USD]:g}}}", of_one_record(stages))
         student_names = {frozenset(self._models_by_name(stages, Path())) for stages in variants}
         if len(student_names) > 1:
             raise ConfigError("space: the choices make students of different names; name the stages alike")
@@ -286,25 +291,25 @@ class BoundSearch(BoundStage):
         return self.stage._models_by_name(self.stages, directory / self.name / BEST)
 
     def estimate(self, before: Estimate, samples: Sequence[Record]) -> Estimate:
-        """Return the bounds of all trials: those of the costliest combinations, as many as there are trials.
+        """Return the bounds of all trials, and of their money the cap.
 
-        Of more than `MOST_PLANNED` combinations, a search that asks models has no bound.
+        Of more than `MOST_PLANNED` combinations, a search that asks models has no bound but the cap.
         """
         stage = self.stage
-        most = stage.n if stage.measure else stage.keep
         planned = size_of(stage.space) <= MOST_PLANNED
-        bounds = []
+        trials = []
         for choices in combinations(stage.space) if planned else each_alone(stage.space):
             with suppress(ConfigError):  # its trial fails, and says why
-                bounds.append(of_a_round(stage.variant(self.context, choices), before, samples))
-        totals: dict[str, Any] = {}
-        for name in TOTALS:
-            numbers = [getattr(bound, name) for bound in bounds]
-            unknown = None in numbers or not planned and any(numbers)
-            totals[name] = None if unknown else sum(sorted(numbers, reverse=True)[:most])
-        rows = [bound.rows for bound in bounds]
-        kept = before.rows if not stage.keep or not rows else None if None in rows else max(rows)  # type: ignore[type-var]
-        return replace(before, rows=kept, **totals)
+                trials.append(stage.variant(self.context, choices))
+        most = stage.n if stage.measure else stage.keep
+        bounds = of_trials(trials, most, before, samples)
+        if not planned:
+            totals: dict[str, Any] = {name: 0 if getattr(bounds, name) == 0 else None for name in TOTALS}
+            bounds = replace(bounds, **totals)
+        cost, cap = bounds.max_cost_usd, stage.within.get(USD)
+        if cap is not None and (cost is None or cost > cap):
+            bounds = replace(bounds, max_cost_usd=cap)
+        return bounds if stage.keep else replace(bounds, rows=before.rows)
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Carry out the trials that have not ended; then yield the records of the best."""
