@@ -13,26 +13,42 @@ from collections.abc import Iterator
 from distillgen import Completion, Request
 
 THINGS = {
-    "billing": "invoice, refund, receipt, payment, discount, subscription, deposit, bank transfer, price, credit note, "
-    "direct debit, tax",
-    "delivery": "parcel, courier, shipment, package, tracking number, pallet, delivery slot, driver, pick-up point, "
-    "customs form, box, letter",
-    "fault": "kettle, screen, battery, hinge, remote control, pump, charger, keyboard, filter, lamp, motor, zip",
-    "account": "password, login, profile, e-mail address, newsletter, user name, security code, app, settings page, "
-    "membership, photo, language setting",
+    "billing": (
+        "invoice, refund, receipt, payment, discount, subscription, deposit, bank transfer, price, credit "
+        "note, direct debit, tax"
+    ),
+    "delivery": (
+        "parcel, courier, shipment, package, tracking number, pallet, delivery slot, driver, pick-up point, "
+        "customs form, box, letter"
+    ),
+    "fault": (
+        "kettle, screen, battery, hinge, remote control, pump, charger, keyboard, filter, lamp, motor, zip"
+    ),
+    "account": (
+        "password, login, profile, e-mail address, newsletter, user name, security code, app, settings "
+        "page, membership, photo, language setting"
+    ),
 }
 TROUBLES = {
-    "billing": "was charged twice, is higher than agreed, was never credited, shows the wrong amount, names another "
-    "firm, was not deducted, is still unpaid on your side, lists goods that I did not buy, was taken too early, "
-    "has no total, counts the tax twice, went to a closed bank",
-    "delivery": "never arrived, stands in a depot, went to my neighbour, came a week late, was left in the rain, is "
-    "lost between two cities, came to the old street, rang at an empty house, waits abroad, turned back at the "
-    "border, came without a note, missed the agreed day",
-    "fault": "broke on the first day, makes a loud noise, no longer starts, smells of smoke, has a deep crack, leaks, "
-    "gets far too hot, fell apart, is bent, flickers, has rusted, comes loose",
-    "account": "is rejected each time, was changed by somebody else, cannot be deleted, is locked, asks me to register "
-    "again, shows a stranger's name, does not load, forgets what I entered, cannot be confirmed, was reset "
-    "overnight, expired without a warning, is not recognised",
+    "billing": (
+        "was charged twice, is higher than agreed, was never credited, shows the wrong amount, names "
+        "another firm, was not deducted, is still unpaid on your side, lists goods that I did not buy, was "
+        "taken too early, has no total, counts the tax twice, went to a closed bank"
+    ),
+    "delivery": (
+        "never arrived, stands in a depot, went to my neighbour, came a week late, was left in the rain, is "
+        "lost between two cities, came to the old street, rang at an empty house, waits abroad, turned back "
+        "at the border, came without a note, missed the agreed day"
+    ),
+    "fault": (
+        "broke on the first day, makes a loud noise, no longer starts, smells of smoke, has a deep crack, "
+        "leaks, gets far too hot, fell apart, is bent, flickers, has rusted, comes loose"
+    ),
+    "account": (
+        "is rejected each time, was changed by somebody else, cannot be deleted, is locked, asks me to "
+        "register again, shows a stranger's name, does not load, forgets what I entered, cannot be "
+        "confirmed, was reset overnight, expired without a warning, is not recognised"
+    ),
 }
 VAGUE = 0.15  # the share of tickets whose complaint every prompt may get wrong
 

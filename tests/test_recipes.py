@@ -17,7 +17,7 @@ from distillgen.pipeline.load import System
 from distillgen.project import Project, home
 
 NAMES = sorted(path.stem for path in home("pipelines").glob("*.yaml"))
-PLAIN = ("hello", "quickstart", "student")  # of no published system
+PLAIN = ("hello", "quickstart", "student", "text-search")  # of no published system
 KILLED_EACH_TIME = ("hello", "quickstart", "self-instruct", "tool-calling", "ultrafeedback")
 """Recipes of different words; the slow part has the others."""
 

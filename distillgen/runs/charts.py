@@ -5,7 +5,6 @@ Curves are SVG paths in a chart 200 wide and 100 high.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter, defaultdict
@@ -21,7 +20,6 @@ BARS = 32  # most bars of a histogram
 COLOURED_COMMUNITIES = 8  # the further communities of a graph share one colour
 FEWEST_LABELS = 10  # a precision over fewer kept labels is not drawn
 MOST_POINTS = 200  # of a curve
-MOST_TRIALS = 50  # in the table of a search
 
 Point = tuple[float, float]
 
@@ -173,34 +171,6 @@ def loops(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
             loops.append({"name": options["name"], "watched": watched, "lines": lines, **state})
     return loops
-
-
-def searches(directory: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the trials of each search, the best first, and the curves of their values and of the best."""
-    searches = []
-    for stage in lock["stages"]:
-        folder = directory / stage["search"]["name"] if "search" in stage else None
-        if folder is None or not (folder / "search.json").exists():
-            continue
-        state = load_state(folder / "search.json", "best", "lowest")
-        rows = [json.loads(line) for line in (folder / "trials.jsonl").read_bytes().splitlines()]
-        better, values, so_far = min if state["lowest"] else max, list[float | None](), list[float | None]()
-        for row in rows:
-            values.append(row["value"])
-            so_far.append(better((value for value in values if value is not None), default=None))
-        best = sorted(
-            (row for row in rows if row["value"] is not None),
-            key=lambda row: row["value"],
-            reverse=not state["lowest"],
-        )
-        lines = {"value": _line(values), "best so far": _line(so_far)}
-        taus = {name: value for name, value in state.items() if name.startswith("tau of ")}
-        others = [row for row in rows if row["value"] is None]
-        table_rows = [*best, *others][:MOST_TRIALS]
-        searches.append(
-            {"name": folder.name, "lines": lines, "rows": table_rows, "all": len(rows), "taus": taus, **state}
-        )
-    return searches
 
 
 def _line(values: Sequence[float | None]) -> dict[str, Any]:

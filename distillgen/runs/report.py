@@ -17,6 +17,7 @@ from distillgen.record import GATHERED, META, Record, loads_own
 from distillgen.runs import charts
 from distillgen.runs.directory import Run, evaluations, furthest, project_root, reached, read_lines
 from distillgen.runs.prompt_texts import prompt_texts
+from distillgen.runs.searches import searches
 from distillgen.runs.templates import template
 from distillgen.runs.thumbnails import MOST_SHOWN, are_files, shown_files
 from distillgen.state_files import replace_text
@@ -56,7 +57,7 @@ def write_report(directory: Path) -> None:
         costs=_costs(facts["state"], facts["priced"]),
         students=charts.students(directory),
         loops=charts.loops(directory, facts["lock"]),
-        searches=charts.searches(directory, facts["lock"]),
+        searches=searches(directory, facts["lock"]),
         kept_examples=kept,
         dropped_examples=dropped,
         are_files=are_files,

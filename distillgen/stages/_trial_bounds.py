@@ -38,11 +38,12 @@ def of_trials(
             trained = trained or bool(bound.makes(Path()))
     totals: dict[str, Any] = {}
     for name in TOTALS:
-        each, behind = (_costliest(estimates, name, most) for estimates in (by_trial, alone))
+        whole, behind = (_costliest(estimates, name, most) for estimates in (by_trial, alone))
         once = _total(shared.values(), name)
-        totals[name] = None if each is None else min(each, once + behind)
+        totals[name] = None if whole is None else min(whole, once + behind)
     rows = [estimates[-1].rows for estimates in by_trial]
-    return replace(before, rows=None if None in rows else max(rows, default=before.rows), **totals)
+    counts = [count for count in rows if count is not None]
+    return replace(before, rows=max(counts) if counts and len(counts) == len(rows) else None, **totals)
 
 
 def of_one_record(stages: Iterable[BoundStage]) -> Iterator[tuple[BoundStage, Estimate]]:

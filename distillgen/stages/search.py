@@ -346,7 +346,7 @@ class Trials:
         stage, job = self._stage, self._job
         proposals = Proposals(stage.space, stage.strategy, stage.n, stage.seed, self._lowest)
         for number, choices in enumerate(proposals):
-            job.services.notes[self._bound.name] = f"trial {number + 1}"
+            job.services.notes[self._bound.name] = f"trial {number}"  # as in trials.jsonl
             trial = await self._trial(number, choices)
             proposals.tell(choices, trial.value)
             self._ended.append(trial)

@@ -1,4 +1,4 @@
-"""The recipe text-search over seeds, against all 32 combinations, and against a search by scores of other rows.
+"""The recipe text-search over seeds, against all combinations and a search by scores of other rows.
 
 A reference run without a cap tries every combination, and measures each student on the test tickets, too. The
 search has the recipe's trials and cap, and never sees these. Its control reads the validation answers against
@@ -82,7 +82,7 @@ def spent(run: Run) -> float:
 
 
 def reference(seed: int, folder: Path) -> tuple[list[dict[str, Any]], float]:
-    """Return the trials of all combinations, with the shares of right answers to test tickets; and the cost."""
+    """Return the trials of all combinations, which measure test tickets, too; and the cost."""
     file = folder / "test.jsonl"
     rows = [row for row in tickets(seed=seed) if row["split"] == "test"]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -106,9 +106,9 @@ def of_seed(seed: int, folder: Path) -> dict[str, float]:
     assert spent(run) <= cap and spent(other) <= cap, "the cap was exceeded"
     best = key(max(rows, key=lambda row: float(row["value"])))
     print(
-        f"seed {seed}: {chosen(run)}: test {test[chosen(run)]:.1f} %, random {mean(test.values()):.1f} %, best "
-        f"{max(test.values()):.1f} %; {len(trials(run))} trials, ${spent(run):.4f} of ${cap:g} (all: ${cost:.4f}), "
-        f"{requests:,} requests; a second run sent {again}",
+        f"seed {seed}: {chosen(run)}: test {test[chosen(run)]:.1f} %, random {mean(test.values()):.1f} %, "
+        f"best {max(test.values()):.1f} %; {len(trials(run))} trials, ${spent(run):.4f} of ${cap:g} "
+        f"(all: ${cost:.4f}), {requests:,} requests; a second run sent {again}",
         flush=True,
     )
     return {
@@ -130,10 +130,10 @@ def summary(figures: Mapping[str, Sequence[float]]) -> None:
     """Print the mean of each arm, and what the search has more."""
     for arm, values in figures.items():
         gaps = [value - other for value, other in zip(figures["the search"], values, strict=True)]
-        error = len(values) ** 0.5
+        error, larger = len(values) ** 0.5, sum(gap > 0 for gap in gaps)
         print(
-            f"{arm}: {mean(values):.1f} ± {stdev(values) / error:.1f} %; the search less this {mean(gaps):+.1f} ± "
-            f"{stdev(gaps) / error:.1f}, larger in {sum(gap > 0 for gap in gaps)} of {len(gaps)} seeds, "
+            f"{arm}: {mean(values):.1f} ± {stdev(values) / error:.1f} %; the search less this "
+            f"{mean(gaps):+.1f} ± {stdev(gaps) / error:.1f}, larger in {larger} of {len(gaps)} seeds, "
             f"p {sign_flip_p(gaps):.3f}"
         )
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 
@@ -12,6 +13,7 @@ from distillgen.inference.request import Completion
 from distillgen.runs.directory import read_records
 from distillgen.stages._proposals import Proposals, size_of
 from distillgen.stages._trials import with_choices
+from tests.endpoint import Endpoint, completion
 
 ROWS = [
     {"q": f"{split} {i}", "gold": str(i), "split": split}
@@ -160,6 +162,41 @@ def test_a_killed_search_goes_on_and_runs_no_finished_trial_again(search):
     assert len(trials_of(more)) == 6
 
 
+def test_sigkill_in_a_search_buys_no_answer_twice(project):
+    def answer(body, times):
+        text = body["messages"][-1]["content"]
+        right = "care" in text or text.split()[1] in "01"
+        content = text.split()[1] if right else "wrong"
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
+        return completion(body, choices=[choice], usage={"prompt_tokens": 0, "completion_tokens": 1})
+
+    project.rows("rows.jsonl", ROWS)
+    with Endpoint(answer, latency_s=0.02) as endpoint:
+        wanted = pipeline(within={"usd": 50.0})
+        wanted["models"]["t"] |= {
+            "provider": "openai",
+            "model": "m",
+            "api_key": "k",
+            "base_url": endpoint.url,
+        }
+        project.write("pipelines/find.yaml", f"# find.yaml: a search\n{json.dumps(wanted)}")
+        assert "cost: at most $50.00" in project.cli("check", "find").stdout
+        command = [sys.executable, "-m", "distillgen", "run", "find"]
+        project.kill_at(
+            [3, len(ROWS) + 6], command, "runs/ledger.sqlite3"
+        )  # in the first trial and in the second
+        project.cli("run", "find")
+        assert len(endpoint.asked) == 2 * len(ROWS)
+        again = len(endpoint.bodies) - len(endpoint.asked)
+        assert again <= 2, "more was asked again than was in flight at two kills, one request each"
+        usage = json.loads((project.path / "runs/find/usage.json").read_text())
+        # a dollar an answer; what is in flight at a kill may have been paid for, and counts
+        assert 0 <= usage["totals"]["cost_usd"] - 2 * len(ROWS) <= 2
+        assert [trial["value"] for trial in project.read("runs/find/search/trials.jsonl")] == [0.5, 1.0] * 2
+        project.cli("run", "find")
+        assert len(endpoint.bodies) - again == 2 * len(ROWS), "a finished search asked again"
+
+
 def test_a_trial_that_fails_says_why_and_the_search_goes_on(search):
     space = {"evaluate.where": ["{{ false }}", "{{ true }}"]}
     run = search(space=space)
@@ -195,6 +232,53 @@ def test_the_plan_has_the_bound_of_all_trials(project, monkeypatch):
         pipeline(space={"ask.template": TEMPLATES, "ask.n": [1, 3]}, strategy="random", n=2)
     ).plan()[-1][1]
     assert of_one.max_cost_usd < two.max_cost_usd < of_all.max_cost_usd
+
+
+def plan_of(search, prompts=TEMPLATES, **space):
+    options = {"space": {"ask.template": prompts, **space}, **search}
+    return distillgen.load(pipeline(**options)).plan()[-1][1]
+
+
+def test_the_plan_counts_a_request_that_trials_share_once_and_keeps_to_the_cap(project, monkeypatch):
+    project.rows("rows.jsonl", ROWS)
+    monkeypatch.chdir(project.path)
+    one = plan_of({}, TEMPLATES[:1])
+    # the threshold comes behind the prompt, and before the judge
+    thresholds = plan_of({}, TEMPLATES[:1], **{"filter.word_count.min_words": [1, 2, 3]})
+    asked, judged = one.requests / 2, one.requests / 2
+    assert one.requests == 2 * len(ROWS) and thresholds.requests == asked + 3 * judged
+    # of two judges, each trial asks one: the prompt before them counts once, too
+    judges = plan_of({}, TEMPLATES[:1], **{"evaluate.template": TEMPLATES})
+    assert judges.requests == asked + 2 * judged
+    everything = plan_of({})
+    assert everything.max_cost_usd == 2 * one.max_cost_usd > 50
+    assert plan_of({"within": {"usd": 50.0}}).max_cost_usd == 50.0
+    assert plan_of({"within": {"usd": 5000.0}}).max_cost_usd == everything.max_cost_usd
+    monkeypatch.setattr("distillgen.stages.search.MOST_PLANNED", 1)
+    unbounded = plan_of({"strategy": "random", "n": 2})
+    assert unbounded.max_cost_usd is unbounded.requests is None
+    assert plan_of({"strategy": "random", "n": 2, "within": {"usd": 9.0}}).max_cost_usd == 9.0
+
+
+@pytest.mark.parametrize(
+    ("model", "stage", "says"),
+    [
+        ({"price": None}, {}, r"within: \{usd: 5\}: model 't' has no price; add price"),
+        ({}, {"max_tokens": None}, r"within: \{usd: 5\}: stage 'ask' has no max_tokens"),
+        ({}, {}, None),
+    ],
+)
+def test_a_cap_that_could_not_hold_is_refused(project, monkeypatch, model, stage, says):
+    project.rows("rows.jsonl", ROWS)
+    monkeypatch.chdir(project.path)
+    wanted = pipeline(within={"usd": 5})
+    wanted["models"]["t"] = {"provider": "openai", "model": "m", "api_key": "k", "price": PRICE, **model}
+    wanted["stages"][1]["search"]["stages"][0]["generate"] |= stage
+    if says is None:
+        distillgen.load(wanted)
+    else:
+        with pytest.raises(ConfigError, match=says):
+            distillgen.load(wanted)
 
 
 def test_arms_are_searches_beside_it(search):
