@@ -38,9 +38,9 @@ def of_trials(
             trained = trained or bool(bound.makes(Path()))
     totals: dict[str, Any] = {}
     for name in TOTALS:
-        whole, behind = (_costliest(estimates, name, most) for estimates in (by_trial, alone))
+        largest, behind = (_costliest(estimates, name, most) for estimates in (by_trial, alone))
         once = _total(shared.values(), name)
-        totals[name] = None if whole is None else min(whole, once + behind)
+        totals[name] = None if largest is None else min(largest, once + behind)
     rows = [estimates[-1].rows for estimates in by_trial]
     counts = [count for count in rows if count is not None]
     return replace(before, rows=max(counts) if counts and len(counts) == len(rows) else None, **totals)
