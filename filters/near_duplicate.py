@@ -3,15 +3,11 @@
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 from distillgen import FieldName, Filter, Record
 from distillgen.extras import need
-from distillgen.text.words import words
-
-if TYPE_CHECKING:
-    from distillgen.algorithms.minhash import Index
 
 
 def near_duplicate(
@@ -25,8 +21,9 @@ def near_duplicate(
     earlier record.
 
     Measures the Jaccard similarity to the most similar kept record before it. For scripts without spaces
-    between words, use `unit: character` and a `shingle` of about 5. Costs 60 µs a short text; each kept
-    record takes 110 to 160 bytes of memory at `threshold: 0.7`, whatever its length.
+    between words, use `unit: character` and a `shingle` of about 5. Costs 22 µs a short text. The first
+    550,000 kept records, at `threshold: 0.7`, take 120 to 240 bytes of memory each, whatever their length.
+    After them, records wait on disk until 1,048,576 are compared at a time, and memory stays as it is.
 
     Options:
         by: the fields that are compared, together
@@ -35,28 +32,39 @@ def near_duplicate(
         unit: the unit of a shingle
     """
     need("near_duplicate", "rensa", "numpy")
-    from distillgen.algorithms import minhash
+    from distillgen.algorithms.minhash import Index
+    from distillgen.algorithms.shingle_hashes import shingle_hashes
 
     if not 0 < threshold < 1 or shingle < 1:
         raise ValueError(
             "'threshold' lies between 0 and 1 (use 'unique' for exact repetitions); 'shingle' is at least 1"
         )
 
-    @cache
-    def index() -> "Index":
-        return minhash.Index(threshold)
+    indexes: list[Index] = []
 
-    def shingles(record: Record) -> list[str]:
-        text = "\n".join(record.text(name) for name in by)
-        return minhash.shingles(words(text) if unit == "word" else list(" ".join(words(text))), shingle)
+    def index(folder: Path | None = None) -> Index:
+        if not indexes:
+            indexes.append(Index(threshold, folder=folder))
+        return indexes[0]
+
+    def add(records: Sequence[Record]) -> None:
+        texts = ["\n".join(record.text(name) for name in by) for record in records]
+        hashes = shingle_hashes(texts, shingle, characters=unit == "character")
+        index().add([record.id for record in records], hashes)
+
+    def waits(records: Sequence[Record], folder: Path) -> bool:
+        if index(folder).on_disk:
+            add(records)
+        return index().on_disk and not index().full
 
     def measure(records: Sequence[Record]) -> list[Mapping[str, float]]:
-        matches = index().add([record.id for record in records], [shingles(record) for record in records])
+        if not index().waiting:
+            add(records)
         return [
             {"similarity": similarity, "earlier": number}
             if similarity >= threshold
             else {"similarity": similarity}
-            for number, similarity in matches
+            for number, similarity in index().matches(len(records))
         ]
 
     def decide(numbers: Mapping[str, float]) -> str | None:
@@ -65,4 +73,4 @@ def near_duplicate(
         earlier_id = index().id(int(numbers["earlier"]))
         return f"similarity {numbers['similarity']:.2f} to {earlier_id} >= {threshold:g}"
 
-    return Filter(measure, decide, whole_set=True)
+    return Filter(measure, decide, whole_set=True, waits=waits)

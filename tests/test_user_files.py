@@ -268,6 +268,12 @@ stages:
         ),
         (ALONE | {"more": ", together=lambda r: r.fields['none']"}, 23, "KeyError: 'none'", 1),
         (
+            ALONE | {"more": ", whole_set=True, waits=lambda rs, folder: any(r.fields['none'] for r in rs)"},
+            23,
+            "KeyError: 'none'",
+            1,
+        ),
+        (
             ALONE | {"decide": ".x", "more": ", depends_on={}"},
             20,
             "AttributeError: 'NoneType' object has no attribute 'x'",

@@ -11,30 +11,28 @@ sets.
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import weakref
 from array import array
-from collections.abc import Sequence
-from itertools import accumulate, chain
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice, pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from rensa import RMinHash
 
-from distillgen.text.ngrams import ngrams
+from distillgen.algorithms.buckets import KEY_BITS, Block, Runs, Table
+from distillgen.algorithms.shingle_hashes import Hashes
 
 SKETCH = 256  # hashes of a set: larger sets are compared with a standard error of at most 0.03
 MISSED = 1 / 30  # the largest share of pairs exactly at the threshold that share no bucket
 MOST_BANDS, MOST_ROWS = 12, 8
-BUCKET = 16  # most records in one bucket: a band that more texts share is boilerplate
-LOAD, GROWTH, BLOCK = 0.7, 1.5, 1 << 16
+MOST_IN_MEMORY = 5_000_000  # entries: at `threshold` 0.7 those of 550,000 texts, in 64 MiB
+BLOCK = 1 << 20  # texts that are matched together once the buckets are on disk
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-def shingles(tokens: Sequence[str], size: int) -> list[str]:
-    """Return the n-grams of `size` tokens, joined by spaces; of a shorter text, the whole text."""
-    return list(map(" ".join, ngrams(tokens, size))) or [" ".join(tokens)]
 
 
 class Match(NamedTuple):
@@ -56,92 +54,163 @@ def banding(threshold: float) -> tuple[int, int]:
 
 
 class Index:
-    """The texts so far without near-duplicates. A text takes at most 17 bytes of memory per band, whatever
-    its length; a temporary file holds the ids and sketches.
+    """The texts so far that have no near-duplicate among earlier ones.
+
+    Texts are added in order, and their matches are asked for in the same order. While the buckets have at
+    most MOST_IN_MEMORY entries, one for each band of a text, they are in memory, and texts may be matched a
+    few at a time. Then the index goes `on_disk`, where a text takes as long to match as BLOCK of them: add
+    texts until it is `full`. Its memory grows no further, and the matches are the same.
     """
 
-    def __init__(self, threshold: float, seed: int = 0) -> None:
-        """`threshold` is the lowest Jaccard similarity, between 0 and 1, of near-duplicates."""
-        self._threshold, self._seed = threshold, seed
-        self._bands, self._rows = banding(threshold)
-        self._buckets = _Buckets()
-        self._file = tempfile.TemporaryFile()
-        weakref.finalize(self, self._file.close)
-        self._ends = array("Q", [0])
-
-    def add(self, ids: Sequence[str], texts: Sequence[Sequence[str]]) -> list[Match]:
-        """Return the best match of each text, a list of shingles, among the earlier texts that are no
-        near-duplicates.
+    def __init__(self, threshold: float, *, folder: Path | None = None, seed: int = 0) -> None:
+        """`threshold` is the lowest Jaccard similarity, between 0 and 1, of near-duplicates. `folder` is that
+        of unnamed files, by default the system's for temporary files.
         """
-        sketches, keys = self._hashed(texts)
-        rows, numbers = self._buckets.find(keys.ravel())
-        candidates: list[set[int]] = [set() for _ in ids]
-        for row, number in zip((rows // self._bands).tolist(), numbers.tolist(), strict=True):
-            candidates[row].add(number)
-        near: dict[int, list[int]] = {}  # buckets of the texts of this batch
-        matches, kept, kept_numbers = [], [], []
-        for row, (name, sketch, text_keys) in enumerate(zip(ids, sketches, keys.tolist(), strict=True)):
-            others = candidates[row].union(*(near.get(key, ()) for key in text_keys))
-            match = max(
-                (Match(n, jaccard(sketch, self._sketch(n))) for n in sorted(others)),
-                key=_similarity,
-                default=_NONE,
-            )
-            matches.append(match)
-            if match.similarity < self._threshold:
-                number = self._keep(name, sketch)
-                kept.append(row)
-                kept_numbers.append(number)
-                for key in text_keys:
-                    near.setdefault(key, []).append(number)
-        if kept:
-            self._buckets.add(keys[kept].ravel(), np.repeat(np.array(kept_numbers, np.uint64), self._bands))
-        return matches
+        self._threshold, self._seed, self._folder = threshold, seed, folder
+        self._bands, self._rows = banding(threshold)
+        self._buckets: Table | Runs = Table()
+        self._texts = _Texts(folder)
+        self._keys: list[Array] = []
+        self._matches: Iterator[Match] = iter(())
+        self.waiting = 0
+        """The texts whose matches were not asked for yet."""
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether texts are to be matched many at a time."""
+        return isinstance(self._buckets, Runs)
+
+    @property
+    def full(self) -> bool:
+        """Whether a block of texts waits."""
+        return self.waiting >= BLOCK
+
+    def add(self, ids: Sequence[str], hashes: Hashes) -> None:
+        """Add texts, by the hashes of their shingles."""
+        mixed = _mixed(hashes.flat)
+        self._texts.add(ids, *_sketches(mixed, hashes.ends))
+        self._keys.append(self._band_keys(mixed, hashes.ends))
+        self.waiting += len(ids)
+
+    def matches(self, count: int) -> list[Match]:
+        """Return the best match of each of the next texts among the earlier ones that are no near-duplicates
+        and share a bucket with it.
+        """
+        if self._keys:
+            self._matches = chain([*self._matches], self._judged())
+        self.waiting -= count
+        return list(islice(self._matches, count))
 
     def id(self, number: int) -> str:
         """Return the id of the text with this number."""
-        return self._entry(number)[0]
+        return self._texts.id(number)
 
-    def _hashed(self, texts: Sequence[Sequence[str]]) -> tuple[list[Array], Array]:
-        """Return for each text the smallest hashes of its shingles, and its bucket key in each band."""
-        hashes = RMinHash.hash_token_sets(texts)
-        ends = [0, *accumulate(map(len, hashes))]
-        flat = _mixed(np.fromiter(chain.from_iterable(hashes), np.uint64, ends[-1]))
-        small = (flat >> np.uint64(32)).astype(np.uint32)
-        sketches = [np.unique(small[start:end])[:SKETCH] for start, end in zip(ends, ends[1:], strict=False)]
-        offsets = np.array(ends, np.uint64)
+    def _band_keys(self, flat: Array, ends: Array) -> Array:
+        """Return the key of each text's bucket in each band."""
         matrix = RMinHash.digest_matrix_from_flat_token_hashes(
-            flat, offsets, self._bands * self._rows, self._seed
+            flat, ends.astype(np.uint64), self._bands * self._rows, self._seed
         )
         signatures = np.array(matrix.to_rows(), np.uint64).reshape(-1, self._bands, self._rows)
         keys = np.broadcast_to(np.arange(self._bands, dtype=np.uint64), signatures.shape[:2])
         for row in range(self._rows):
             keys = _mixed(keys ^ signatures[:, :, row])
-        return sketches, keys >> np.uint64(32)
+        return keys >> np.uint64(64 - KEY_BITS)
 
-    def _keep(self, name: str, sketch: Array) -> int:
-        entry = name.encode()
+    def _judged(self) -> Iterator[Match]:
+        """Return the matches of the texts that were added since the last call."""
+        keys, self._keys = np.concatenate(self._keys), []
+        first, count = self._texts.kept, len(keys)
+        block = Block(keys, self._buckets, first)
+        del keys
+        kept, best, similarities = np.ones(count, np.bool_), np.full(count, -1), np.zeros(count)
+        for row, buckets in block.rows():
+            if others := block.texts(buckets):
+                sketch = self._texts.sketch(first + row)
+                near = [Match(n, jaccard(sketch, self._texts.sketch(n))) for n in sorted(others)]
+                best[row], similarities[row] = match = max(near, key=_similarity)
+                if match.similarity >= self._threshold:
+                    kept[row] = False
+                    continue
+            block.put(row, buckets)
+        numbers = np.cumsum(kept) + (first - 1)
+        self._buckets.add(*block.entries(kept, numbers))
+        self._texts.keep(kept)
+        if isinstance(self._buckets, Table) and self._buckets.used > MOST_IN_MEMORY:
+            runs = Runs(self._folder)
+            runs.add(*self._buckets.entries())
+            self._buckets = runs
+        in_block = best >= first
+        best[in_block] = numbers[best[in_block] - first]
+        return map(Match, array("q", best.tobytes()), array("d", similarities.tobytes()))
+
+
+class _Texts:
+    """The id and the sketch of each text, in unnamed files."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._file, self._places = (tempfile.TemporaryFile(dir=folder) for _ in range(2))
+        for file in (self._file, self._places):
+            weakref.finalize(self, file.close)
+        self._ends = array("Q", [0])  # of the texts since the last call of `keep`
+        self.kept = 0
+        """The texts that were kept: they have the numbers from 0. Those after them are not decided yet."""
+
+    def add(self, ids: Sequence[str], sketches: Array, ends: Array) -> None:
+        """Add texts. `ends` holds where each one's sketch ends in `sketches`, after a first 0."""
+        names = [name.encode() for name in ids]
+        data = sketches.tobytes()
         self._file.seek(self._ends[-1])
-        self._file.write(len(entry).to_bytes(2) + entry + sketch.tobytes())
-        self._ends.append(self._file.tell())
-        return len(self._ends) - 2
+        self._file.write(
+            b"".join(
+                part
+                for name, (start, end) in zip(names, pairwise((4 * ends).tolist()), strict=True)
+                for part in (len(name).to_bytes(2), name, data[start:end])
+            )
+        )
+        sizes = np.diff(4 * ends) + np.fromiter(map(len, names), np.int64, len(names)) + 2
+        self._ends.frombytes((np.cumsum(sizes) + self._ends[-1]).astype(np.uint64).tobytes())
 
-    def _entry(self, number: int) -> tuple[str, bytes]:
-        start, end = self._ends[number : number + 2]
+    def keep(self, kept: Array) -> None:
+        """Number the texts since the last call for which `kept` is true, and forget the others."""
+        ends = np.array(self._ends)
+        self._places.seek(0, os.SEEK_END)
+        self._places.write(np.stack([ends[:-1], ends[1:]], 1)[kept].tobytes())
+        self._ends = self._ends[-1:]
+        self.kept += int(np.count_nonzero(kept))
+
+    def id(self, number: int) -> str:
+        """Return the id of a text."""
+        return self._entry(number)[0].decode()
+
+    def sketch(self, number: int) -> Array:
+        """Return the sketch of a text."""
+        return np.frombuffer(self._entry(number)[1], np.uint32)
+
+    def _entry(self, number: int) -> tuple[bytes, bytes]:
+        if number >= self.kept:
+            start, end = self._ends[number - self.kept : number - self.kept + 2]
+        else:
+            self._places.seek(16 * number)
+            start, end = np.frombuffer(self._places.read(16), np.uint64).tolist()
         self._file.seek(start)
         entry = self._file.read(end - start)
         size = 2 + int.from_bytes(entry[:2])
-        return entry[2:size].decode(), entry[size:]
-
-    def _sketch(self, number: int) -> Array:
-        return np.frombuffer(self._entry(number)[1], np.uint32)
-
-
-_NONE = Match(-1, 0.0)
+        return entry[2:size], entry[size:]
 
 
 def _similarity(match: Match) -> float:
     return match.similarity
+
+
+def _sketches(flat: Array, ends: Array) -> tuple[Array, Array]:
+    """Return the SKETCH smallest distinct upper halves of each text's hashes, and where each text's end."""
+    texts = np.repeat(np.arange(len(ends) - 1, dtype=np.uint64), np.diff(ends))
+    ordered = np.sort(texts << np.uint64(32) | flat >> np.uint64(32))
+    distinct = ordered[np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]]
+    starts = np.searchsorted(distinct, np.arange(len(ends), dtype=np.uint64) << np.uint64(32))
+    counts = np.diff(starts)
+    small = np.arange(len(distinct)) - np.repeat(starts[:-1], counts) < SKETCH
+    return distinct[small].astype(np.uint32), np.append(0, np.cumsum(np.minimum(counts, SKETCH)))
 
 
 def jaccard(a: Array, b: Array) -> float:
@@ -161,61 +230,3 @@ def _mixed(values: Array) -> Array:
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
     return mixed
-
-
-class _Buckets:
-    """The records of each key: a hash table with linear probing in one array.
-
-    An entry takes 8 bytes, with the key in the upper and number + 1 in the lower half. A dict of lists takes
-    ten times as much memory.
-    """
-
-    def __init__(self) -> None:
-        self._slots: Array = np.zeros(1 << 12, np.uint64)
-        self._used = 0
-
-    def find(self, keys: Array) -> tuple[Array, Array]:
-        """Return pairs of an index into `keys` and the number of a record with that key, as two arrays."""
-        rows, numbers = [], []
-        index, at = np.arange(len(keys)), self._home(keys)
-        while len(index):
-            entries = self._slots[at]
-            same = (entries >> np.uint64(32) == keys[index]) & (entries != 0)
-            rows.append(index[same])
-            numbers.append((entries[same] & np.uint64(0xFFFFFFFF)) - np.uint64(1))
-            used = entries != 0
-            index, at = index[used], (at[used] + 1) % len(self._slots)
-        return np.concatenate(rows), np.concatenate(numbers)
-
-    def add(self, keys: Array, numbers: Array) -> None:
-        """Store the key of each record, unless BUCKET records have it already."""
-        if self._used + len(keys) > LOAD * len(self._slots):
-            self._grow(len(keys))
-        self._put(keys << np.uint64(32) | numbers + np.uint64(1))
-
-    def _put(self, entries: Array) -> None:
-        at, crowd = self._home(entries >> np.uint64(32)), np.zeros(len(entries), np.uint8)
-        while len(entries):
-            free = self._slots[at] == 0
-            self._slots[at[free]] = entries[free]
-            slots = self._slots[at]  # of two entries for one slot the last is stored; the other goes on
-            crowd += slots >> np.uint64(32) == entries >> np.uint64(32)
-            self._used += int(np.count_nonzero(slots[free] == entries[free]))
-            on = (slots != entries) & (crowd < BUCKET)
-            entries, crowd, at = entries[on], crowd[on], (at[on] + 1) % len(self._slots)
-
-    def _grow(self, more: int) -> None:
-        """Enlarge the table. A file holds the entries meanwhile, so that memory never holds both tables."""
-        size = max(int(len(self._slots) * GROWTH), int((self._used + more) / LOAD) + 1)
-        with tempfile.TemporaryFile() as waiting:
-            for start in range(0, len(self._slots), BLOCK):
-                part = self._slots[start : start + BLOCK]
-                waiting.write(part[part != 0].tobytes())
-            del part, self._slots
-            self._slots, self._used = np.zeros(size, np.uint64), 0
-            waiting.seek(0)
-            while entries := waiting.read(8 * BLOCK):
-                self._put(np.frombuffer(entries, np.uint64))
-
-    def _home(self, keys: Array) -> Array:
-        return (keys * np.uint64(len(self._slots)) >> np.uint64(32)).astype(np.int64)

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias, cast, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
@@ -48,6 +49,11 @@ class Filter:
     """
     whole_set: bool = False
     """Whether `measure` compares records with earlier ones: it sees each record once, in order."""
+    waits: Callable[[Sequence[Record], Path], bool] | None = None
+    """For a measure of the whole set: takes the records of each call of `measure`, before that call, and a
+    folder for temporary files. Returns whether the call is to come later, after more records; the last ones
+    never wait. Records that wait are on disk. `measure` runs in a thread then.
+    """
     begin: Callable[[Iterable[Record]], None] | None = None
     """Takes, before the first record of a round, the records of the loop's pool and those that earlier rounds
     kept. A filter that has it works only inside `rounds`.
@@ -70,6 +76,8 @@ class Filter:
     def __post_init__(self) -> None:
         if self.begin and not self.whole_set:
             raise ValueError("'begin' is for a filter of the whole set")
+        if self.waits and not self.whole_set:
+            raise ValueError("'waits' is for a filter of the whole set")
         if self.together and (self.asks or self.whole_set):
             raise ValueError("'together' excludes 'asks' and 'whole_set': a filter has one of the three")
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError, DistillgenError, UserCodeError, did_you_mean
@@ -70,6 +71,18 @@ class Judge:
                 raise ConfigError(f"{message}type ModelName{did_you_mean(request.model, models)}")
         return requests
 
+    def waits(self, records: Sequence[Record], folder: Path) -> bool:
+        """Return whether `measure` is called for these records only after more records."""
+        started_at = time.perf_counter()
+        try:
+            return bool(self.filter.waits and self.filter.waits(records, folder))
+        except DistillgenError:
+            raise
+        except Exception as error:
+            raise self.broken(error, records) from error
+        finally:
+            self.costs["seconds"] += time.perf_counter() - started_at
+
     def together(self, record: Record) -> Any:
         """Return the key of the record's group."""
         try:
@@ -100,7 +113,7 @@ async def measured(judge: Judge, groups: Sequence[Sequence[Record]], ledger: Led
     entry, filter, costs = judge.entry, judge.filter, judge.costs
 
     async def fresh(batch: Sequence[Record]) -> list[Number]:
-        started_at, costly = time.perf_counter(), filter.depends_on is not None
+        started_at, costly = time.perf_counter(), bool(filter.depends_on is not None or filter.waits)
         try:
             measure_result = (
                 await asyncio.to_thread(filter.measure, batch) if costly else filter.measure(batch)

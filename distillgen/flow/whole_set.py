@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from pydantic import Field
 from distillgen.errors import ConfigError
 from distillgen.extras import need
 from distillgen.flow.ordered import splice
-from distillgen.flow.stage import CHUNK, CheckContext, Chunk, Job, Stage
+from distillgen.flow.stage import CHUNK, CheckContext, Chunk, Chunks, Job, Stage
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.weights import SHIPPED
 from distillgen.local_models.embedder import WORDS, embed
@@ -45,6 +45,10 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the space on the disk back."""
         self._file.close()
 
     def add(self, chunk: Chunk) -> None:
@@ -60,6 +64,31 @@ class Spool:
             lines = list(islice(self._file, CHUNK))
             position = self._file.tell()
             yield [Record.from_row(loads_own(line)) for line in lines]
+
+
+async def in_blocks(chunks: Chunks, waits: Callable[[Chunk], bool], job: Job) -> Chunks:
+    """Yield the same chunks, in order. A chunk whose live records wait is spooled until a later chunk does
+    not wait, or there is none. `waits` is called for a chunk when the caller is done with those before it.
+    """
+    spool: Spool | None = None
+    try:
+        async for chunk in chunks:
+            live = [record for record in chunk if not record.dropped]
+            if waits(live) if live else spool:
+                spool = spool or Spool(job)
+                spool.add(chunk)
+                continue
+            if spool:
+                for waiting in spool.chunks():
+                    yield waiting
+                spool.close()
+                spool = None
+            yield chunk
+        for waiting in spool.chunks() if spool else ():
+            yield waiting
+    finally:
+        if spool:
+            spool.close()
 
 
 class LinesOnDisk:

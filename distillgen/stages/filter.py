@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from distillgen.flow.stage import (
     Stage,
     Text,
 )
-from distillgen.flow.whole_set import number_of
+from distillgen.flow.whole_set import in_blocks, number_of
 from distillgen.inference.outcome import Outcome
 from distillgen.inference.request import Request
 from distillgen.inference.spec import Spec
@@ -328,6 +328,8 @@ class BoundFilterStage(BoundStage):
                 # records that arrive during a call wait for the next one, which measures them together
                 chunks = in_order(chunks, lambda chunk: [Outcome.of(chunk)], window=lambda: CHUNK)
             chunks = whole_groups(chunks, judge.together) if filter.together else chunks
+            if filter.waits:
+                chunks = in_blocks(chunks, partial(judge.waits, folder=job.context.directory), job)
             if filter.asks:
                 chunks = self._judge_with_models(
                     chunks, judge, {name: job.services.teachers[name] for name in loaded.models}, job

@@ -5,10 +5,18 @@ earlier one with a word changed.
 
 Regenerate: python -m tests.benchmarks.near_duplicates --texts 1000000
 
+With --index it measures the search alone, beside a bare loop of rensa's MinHash and LSH over the first texts,
+with and without the time of its shingles. Texts are generated as they are needed, and are not held in
+memory; the time of generating them does not count.
+
+Regenerate: python -m tests.benchmarks.near_duplicates --index --texts 10000000
+
 The peers are installed into a virtual environment of their own, which --peers DIR keeps.
 """
 
 import argparse
+import functools
+import itertools
 import json
 import os
 import random
@@ -17,10 +25,14 @@ import sys
 import tempfile
 import time
 import venv
+from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 PEERS = ("datatrove[processing]==0.10.1", "spacy>=3.8,<4", "orjson", "datasketch==2.0.0")
 WORDS, THRESHOLD = 30, 0.7
+CHUNK, BARE_LOOP = 256, 200_000  # texts of a call; texts of rensa's loop, whose memory grows with them
 
 
 def word(chance: random.Random) -> str:
@@ -41,6 +53,98 @@ def text(number: int) -> str:
         words[chance.randrange(WORDS)] = word(chance)
         return " ".join(words)
     return " ".join(word(chance) for _ in range(WORDS))
+
+
+@functools.cache
+def vocabulary() -> list[str]:
+    """The words of `word`, in a fixed order."""
+    syllables = ["".join(pair) for pair in itertools.product("bcdfgklmnprstvwz", "aeiouyäöüåé")]
+    return ["".join(pair) for pair in itertools.product(syllables, repeat=2)]
+
+
+def scrambled(numbers: np.ndarray) -> np.ndarray:
+    """A random number of 64 bits for each number (SplitMix64)."""
+    numbers = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))
+
+
+def chunks(count: int) -> Iterator[tuple[range, list[str]]]:
+    """Texts as `text` gives them, from another stream of random numbers, a chunk at a time."""
+    words = vocabulary()
+    for start in range(0, count, CHUNK):
+        numbers = np.arange(start, min(start + CHUNK, count))
+        repeats = numbers % 10 == 9
+        earlier = 10 * (scrambled(numbers + (1 << 40)) % (numbers // 10 + 1).astype(np.uint64)).astype(int)
+        own = np.where(repeats, earlier, numbers)[:, None] * WORDS + np.arange(WORDS)
+        chosen = scrambled(own) % np.uint64(len(words))
+        changed = scrambled(numbers[repeats] + (1 << 41))
+        chosen[np.flatnonzero(repeats), changed % np.uint64(WORDS)] = (changed >> np.uint64(32)) % np.uint64(
+            len(words)
+        )
+        rows = chosen.tolist()
+        yield range(start, start + len(rows)), [" ".join([words[at] for at in row]) for row in rows]
+
+
+def index(count: str, out: str) -> None:
+    from distillgen.algorithms.minhash import Index
+    from distillgen.algorithms.shingle_hashes import shingle_hashes
+
+    search, drops, seconds = Index(THRESHOLD, folder=Path(out)), [0, 0], 0.0
+    order = itertools.count()
+
+    def judge() -> None:
+        while search.waiting:
+            for match in search.matches(min(CHUNK, search.waiting)):
+                number = next(order)
+                if match.similarity >= THRESHOLD:
+                    drops[number % 10 == 9] += 1
+                    search.id(match.number)  # for the reason
+
+    for numbers, texts in chunks(int(count)):
+        begun = time.process_time()
+        search.add([f"{number:020x}" for number in numbers], shingle_hashes(texts, 3))
+        if search.full or not search.on_disk:
+            judge()
+        seconds += time.process_time() - begun
+    begun = time.process_time()
+    judge()
+    seconds += time.process_time() - begun
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.exists()]
+    unnamed = sum(link.stat().st_size for link in links if not link.stat().st_nlink)
+    print(
+        f"the index    {int(count):,} texts: {int(count) / seconds:,.0f} texts a CPU second; "
+        f"{drops[1]:,} of {int(count) // 10:,} planted found, {drops[0]:,} others dropped; "
+        f"{unnamed / 1e6:,.0f} MB on disk"
+    )
+
+
+def rensa(count: str, out: str) -> None:
+    from rensa import RMinHash, RMinHashLSH
+
+    lsh, dropped, seconds, shingle_s = RMinHashLSH(THRESHOLD, 128, 16), 0, 0.0, 0.0
+    for numbers, texts in chunks(min(int(count), BARE_LOOP)):
+        begun = time.process_time()
+        sets = []
+        for each in texts:
+            words = each.lower().split()
+            sets.append(list(map(" ".join, zip(words, words[1:], words[2:], strict=False))))
+        ready = time.process_time()
+        for number, shingles in zip(numbers, sets, strict=True):
+            signature = RMinHash(128, 0)
+            signature.update(shingles)
+            if lsh.query(signature):
+                dropped += 1
+            else:
+                lsh.insert(number, signature)
+        shingle_s, seconds = shingle_s + ready - begun, seconds + time.process_time() - ready
+    done = min(int(count), BARE_LOOP)
+    print(
+        f"rensa's loop {done:,} texts: {done / seconds:,.0f} texts a CPU second, "
+        f"{done / (seconds + shingle_s):,.0f} with the time of the shingles; "
+        f"{dropped:,} dropped, {done // 10:,} planted"
+    )
 
 
 def distillgen(source: str, out: str) -> None:
@@ -105,7 +209,7 @@ def datasketch(source: str, out: str) -> None:
                 kept.write(line)
 
 
-def measured(python: str, what: str, source: Path, out: Path) -> tuple[float, float, float]:
+def measured(python: str, what: str, source: Path | str, out: Path) -> tuple[float, float, float]:
     """Wall seconds, CPU seconds and peak RSS in MB of one contender in a process of its own."""
     out.mkdir()
     begun = time.perf_counter()
@@ -130,6 +234,7 @@ def main() -> None:
     parser.add_argument(
         "--peers", type=Path, help="a virtual environment with the peers, made there if there is none"
     )
+    parser.add_argument("--index", action="store_true", help="measure the search alone, beside rensa")
     parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.only:
@@ -140,6 +245,11 @@ def main() -> None:
         return
     print("python -m tests.benchmarks.near_duplicates", *sys.argv[1:], flush=True)
     with tempfile.TemporaryDirectory() as folder:
+        if given.index:
+            for what in ("rensa", "index"):
+                _, _, peak_mb = measured(sys.executable, what, str(given.texts), Path(folder) / what)
+                print(f"             {peak_mb:,.0f} MB peak", flush=True)
+            return
         peers = given.peers or Path(folder) / "peers"
         if not (peers / "bin/python").exists():
             venv.create(peers, with_pip=True)

@@ -1,19 +1,25 @@
 """Near-duplicates compared with brute force: no false positives, and hardly one missed."""
 
+import gc
 import random
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from itertools import product
 
 import numpy as np
 import pytest
 
+import distillgen
 from distillgen.algorithms import minhash
+from distillgen.algorithms.shingle_hashes import shingle_hashes
+from distillgen.flow import whole_set
 from distillgen.plugins import filter_factory
 from distillgen.project import Project
 from distillgen.record import Record
+from distillgen.text.ngrams import ngrams
 from distillgen.text.words import words
 
 CASES = [
@@ -66,7 +72,7 @@ def exact(a, b):
 
 def judged(texts, found, threshold):
     """Precision and recall against all pairs: a text counts that is near an earlier one that was kept."""
-    sets = [frozenset(minhash.shingles(words(text), 3)) for text in texts]
+    sets = [frozenset(ngrams(words(text), 3)) for text in texts]
     having: dict[str, list[int]] = {}
     right = wanted = caught = dropped = 0
     for i, (own, drop) in enumerate(zip(sets, found, strict=True)):
@@ -92,7 +98,7 @@ def test_recall_and_precision_against_brute_force(near_duplicate, count, thresho
 
 def test_long_texts_are_judged_by_their_sketches(near_duplicate):
     texts = planted(250, length=500)
-    sets = [frozenset(minhash.shingles(words(text), 3)) for text in texts]
+    sets = [frozenset(ngrams(words(text), 3)) for text in texts]
     found = near_duplicate(texts, threshold=0.7)
     errors = [
         abs(float(drop[0].split()[1]) - exact(sets[i], sets[drop[1]])) for i, drop in enumerate(found) if drop
@@ -173,19 +179,70 @@ def test_banding_finds_pairs_at_the_threshold_only(threshold):
     assert threshold < 0.5 or (bands <= 12 and 1 - (1 - (threshold / 4) ** rows) ** bands < 0.2)
 
 
-def test_the_table_holds_all_that_was_put_into_it_and_nothing_else():
-    chance = np.random.default_rng(0)
-    keys = chance.integers(0, 1 << 32, 40_000, np.uint64)
-    keys[::50] = keys[0]
-    buckets = minhash._Buckets()
-    for start in range(0, len(keys), 700):
-        numbers = np.arange(start, min(start + 700, len(keys)), dtype=np.uint64)
-        buckets.add(keys[start : start + 700], numbers)
-    rows, numbers = buckets.find(keys)
-    held = Counter(zip(rows.tolist(), numbers.tolist(), strict=True))
-    assert set(held.values()) == {1}
-    assert all(keys[row] == keys[number] for row, number in held)
-    assert all((i, i) in held for i in range(len(keys)) if i % 50)
-    assert len({number for row, number in held if row == 0}) == minhash.BUCKET
-    assert len(buckets.find(keys[1:] ^ np.uint64(1))[0]) <= 3
-    assert buckets._slots.nbytes < 17 * len(keys)
+@pytest.fixture
+def small_memory(monkeypatch):
+    """The buckets go on disk after a few hundred texts, and blocks hold 300."""
+    monkeypatch.setattr(minhash, "MOST_IN_MEMORY", 2_000)
+    monkeypatch.setattr(minhash, "BLOCK", 300)
+
+
+def in_blocks(index, texts, chunk=50):
+    """The matches of all texts, which wait as the filter lets them wait; and whether the buckets went on
+    disk.
+    """
+    found = []
+    for start in range(0, len(texts), chunk):
+        part = texts[start : start + chunk]
+        index.add([f"{start + i}" for i in range(len(part))], shingle_hashes(part, 3))
+        if index.full or not index.on_disk:
+            found += index.matches(index.waiting)
+    return found + index.matches(index.waiting), index.on_disk
+
+
+@pytest.mark.parametrize("frame", ["", " ".join(f"frame{chr(97 + i)}" for i in range(15))])
+def test_buckets_on_disk_give_the_same_matches(frame, monkeypatch, tmp_path):
+    texts = [f"{frame} {text}" for text in planted(1_200, length=30)]
+    expected, on_disk = in_blocks(minhash.Index(0.7), texts)
+    assert not on_disk and sum(match.similarity >= 0.7 for match in expected) > 100
+    monkeypatch.setattr(minhash, "MOST_IN_MEMORY", 2_000)
+    for block in (1, 300, 10_000):
+        monkeypatch.setattr(minhash, "BLOCK", block)
+        index = minhash.Index(0.7, folder=tmp_path)
+        assert in_blocks(index, texts) == (expected, True)
+        assert list(tmp_path.iterdir()) == []  # a killed process leaves no file
+
+
+def test_memory_does_not_grow_once_the_buckets_are_on_disk(small_memory, monkeypatch):
+    def growth():
+        texts = planted(1_600)
+        tracemalloc.start()
+        index, sizes = minhash.Index(0.7), []
+        for half in texts[:800], texts[800:]:
+            in_blocks(index, half)
+            gc.collect()
+            sizes.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        return sizes[1] - sizes[0]
+
+    assert growth() < 20_000
+    monkeypatch.setattr(minhash, "MOST_IN_MEMORY", 1_000_000)
+    assert growth() > 50_000
+
+
+def test_a_run_with_buckets_on_disk_gives_the_same_corpus(project, small_memory, monkeypatch):
+    """Records wait on disk then, dropped ones with them."""
+    project.rows("rows.jsonl", [{"n": i, "x": text} for i, text in enumerate(planted(1_500, length=30))])
+    filters = [{"where": {"true": "{{ n % 7 != 6 }}"}}, {"near_duplicate": {"by": ["x"]}}]
+    stages = [{"source": {"path": "rows.jsonl"}}, {"filter": filters}]
+    spooled = []
+    add = whole_set.Spool.add
+    monkeypatch.setattr(whole_set.Spool, "add", lambda *given: spooled.append(len(given[1])) or add(*given))
+    distillgen.run({"version": 1, "stages": stages}, out="disk")
+    assert sum(spooled) >= 512
+    monkeypatch.setattr(minhash, "MOST_IN_MEMORY", 1_000_000)
+    distillgen.run({"version": 1, "stages": stages}, out="memory")
+    assert sum(spooled) < 1_500
+    for name in ("corpus.jsonl", "dropped.jsonl"):
+        assert (project.path / "disk" / name).read_bytes() == (project.path / "memory" / name).read_bytes()
+    dropped = Counter(row["meta"]["dropped"]["filter"] for row in project.read("disk/dropped.jsonl"))
+    assert dropped["where"] == 214 and dropped["near_duplicate"] > 200

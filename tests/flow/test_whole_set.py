@@ -1,16 +1,18 @@
 """Stages that see every record: cluster, select and diversity, in real runs."""
 
+import asyncio
 import json
 import math
 import re
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
-from distillgen.flow.whole_set import number_of
+from distillgen.flow.whole_set import in_blocks, number_of
 from distillgen.record import Record
 
 TOPICS = ["lake", "lake", "lake", "bee", "bee", "bread", "lake", "bee", "lake", "lake"]
@@ -443,3 +445,65 @@ def test_an_embedding_is_made_once(project, carry_out, monkeypatch):
     for min_cosine in (0.6, 0.99):
         carry_out(planted_meanings(), {"cluster": {"field": "text", "min_cosine": min_cosine}})
     assert len(made) == 6
+
+
+@pytest.mark.parametrize(
+    "waits, order",
+    [
+        ("0000", "aAbBcCdD"),
+        ("1110", "abcdABCD"),
+        ("1100", "abcABCdD"),
+        ("0111", "aAbcdBCD"),
+        ("1010", "abABcdCD"),
+    ],
+)
+def test_chunks_wait_on_disk_and_leave_in_order(waits, order, tmp_path):
+    """A small letter: `waits` got the chunk; a capital one: the chunk left."""
+    events, answers = [], iter(waits)
+    chunks = [
+        [Record.read({"n": name}, name), Record.read({"n": "x"}, "x").drop("s", "f", "r")] for name in "abcd"
+    ]
+
+    def asked(live):
+        assert len(live) == 1
+        events.append(live[0].fields["n"])
+        return next(answers) == "1"
+
+    async def carry_out():
+        async for chunk in in_blocks(source(), asked, job(tmp_path)):
+            events.extend(record.fields["n"].upper() for record in chunk if not record.dropped)
+            left.extend(chunk)
+
+    async def source():
+        for chunk in chunks:
+            yield chunk
+
+    left = []
+    asyncio.run(carry_out())
+    assert "".join(events) == order and left == [record for chunk in chunks for record in chunk]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_chunks_without_live_records_stay_in_their_place(tmp_path):
+    chunks = [[Record.read({"n": n}, str(n))] for n in range(4)]
+    chunks[0] = [chunks[0][0].drop("s", "f", "r")]
+    chunks[2] = [chunks[2][0].drop("s", "f", "r")]
+
+    async def source():
+        for chunk in chunks:
+            yield chunk
+
+    async def carry_out():
+        waiting = in_blocks(source(), lambda live: True, job(tmp_path))
+        return [record async for chunk in waiting for record in chunk]
+
+    assert asyncio.run(carry_out()) == [record for chunk in chunks for record in chunk]
+
+
+def job(folder):
+    """As much of a job as a spool needs."""
+    ledger = SimpleNamespace(path=folder / "ledger.sqlite3")
+    return SimpleNamespace(
+        services=SimpleNamespace(whole=set(), ledger=ledger),
+        context=SimpleNamespace(stages=[], directory=folder),
+    )

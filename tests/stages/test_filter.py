@@ -358,6 +358,12 @@ def custom(*, by: list[FieldName] | None = None) -> Filter:
         FilterStage(name="filter", filters=[{"custom": {"by": ["txt"]}}]).bind(given)
 
 
+def test_a_filter_that_waits_is_one_of_the_whole_set(project, apply):
+    custom(project, more=", waits=lambda records, folder: False")
+    with pytest.raises(ConfigError, match="filter 'custom': 'waits' is for a filter of the whole set"):
+        apply(["custom"], texts("a"))
+
+
 @pytest.mark.parametrize("more", ["asks=lambda r: []", "whole_set=True"])
 def test_what_is_measured_together_is_measured_so_only(project, apply, more):
     custom(project, more=f", together=lambda r: 1, {more}")
