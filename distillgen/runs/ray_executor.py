@@ -141,7 +141,7 @@ def ask_by_ray(
                 directory.resolve(),
                 replace(options, ledger=None, salvage=False, report_to=()),
                 path.resolve() if isinstance(path, Path) else path,
-                f"{name}/workers",
+                name,
                 crew.shards or SHARDS_PER_WORKER * workers,
                 workers,
                 last,

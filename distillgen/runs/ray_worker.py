@@ -56,7 +56,9 @@ class Work:
     options: Options
     ledger: Path
     run: str
-    """The name of the workers' answers in the ledger."""
+    """The name of the run in the ledger. The workers' answers have a name under it, so that their usage is
+    that of the run, and the run sees which answers they replaced.
+    """
     shards: int
     workers: int
     last: int
@@ -216,8 +218,9 @@ class _Bench:
         self._budget = (
             Budget() if cap is None else SharedBudget(cap, paced=False, foreman=foreman, worker=number)
         )
+        self._name = f"{work.run}/workers"
         self._teacher, self._teachers = teachers_of(
-            pipeline, work.directory, work.options, self._ledger, self._budget, work.run
+            pipeline, work.directory, work.options, self._ledger, self._budget, self._name
         )
 
     async def close(self) -> None:
@@ -272,7 +275,7 @@ class _Bench:
         plan = [estimate for _, estimate in pipeline.plan(self._work.options.limit)]
         ledger, last = self._ledger, self._work.last
         return Live(
-            pipeline, folder, ledger, self._work.run, 0, counts, self._teachers, self._teacher, self._budget,
+            pipeline, folder, ledger, self._name, 0, counts, self._teachers, self._teacher, self._budget,
             None, plan, 0, last,
         )  # fmt: skip
 

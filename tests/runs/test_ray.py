@@ -28,7 +28,7 @@ from distillgen.runs.ray_executor import Crew, check_ray, refuse_elsewhere
 from distillgen.runs.ray_worker import Work, Worker, look, worker_share
 from distillgen.runs.shards import row_wise
 from distillgen.runs.state import Options
-from tests.endpoint import Endpoint
+from tests.endpoint import Endpoint, completion
 
 AFTER = """  - filter: [word_count: {field: answer, min_words: 1}]
   - generate: {name: more, model: teacher, template: "And {{ answer }}?", output: more}
@@ -56,7 +56,7 @@ def crew_of(project, options=None, workers=2, shards=6, pipeline="ask", **change
     loaded = distillgen.load(pipeline)
     folder = project.path / "runs"
     folder.mkdir(exist_ok=True)
-    names = folder / "ask", options, folder / "ledger.sqlite3", "ask/workers"
+    names = folder / "ask", options, folder / "ledger.sqlite3", "ask"
     work = Work(pipeline, (), None, project.path, *names, shards, workers, row_wise(loaded) - 1)
     foreman = Foreman(options.max_cost_usd, 0.0)
 
@@ -150,14 +150,28 @@ def test_the_cap_holds_over_all_workers_together(project, asked):
     assert "stopped by --max-cost-usd" in ended.stderr and len(asked.bodies) * ASKED <= cap
 
 
-def test_a_foreman_that_says_stop_ends_workers_and_keeps_the_answers_in_flight(project, asked):
-    asked.latency_s = 0.3
+def test_a_cap_that_is_enough_stops_no_worker(project, asked):
+    work, _, handle = crew_of(project, Options(max_cost_usd=58 * ASKED), workers=1, shards=2)
+    codes = {answer["exit_code"][0] for answer in run_all(work, handle, workers=1)}
+    assert codes == {0} and len(asked.bodies) == 48
+
+
+def test_a_limit_is_of_the_rows_of_all_shards(project, asked):
+    work, _, handle = crew_of(project, Options(limit=6), shards=3)
+    run_all(work, handle)
+    assert len(asked.bodies) == 12
+
+
+def test_a_foreman_that_says_stop_ends_a_worker_once_the_answers_in_flight_are_stored(project, asked):
+    asked.latency_s = 0.8
     work, foreman, handle = crew_of(project, Options(concurrency=4))
     asyncio.run(foreman.stop())
-    answers = run_all(work, handle)
-    assert {answer["exit_code"][0] for answer in answers} == {130}
-    asked_before = len(asked.bodies)
-    assert 0 < asked_before < 48
+    worker = Worker(work, handle)
+    assert worker({"item": [0]})["exit_code"] == [130] == worker({"item": [1]})["exit_code"]
+    assert 0 < len(asked.bodies) <= 4 and not asked.in_flight.total()
+    with closing(sqlite3.connect(work.ledger)) as database:
+        assert database.execute("SELECT count(*) FROM answers").fetchone()[0] == len(asked.bodies)
+    worker.close()
     asked.latency_s = 0
     project.cli("run", "ask", "-q")
     assert len(asked.bodies) == 56 == len(asked.asked)
@@ -169,6 +183,21 @@ def test_a_worker_tells_what_stopped_it_and_runs_no_more(project, asked):
     answers = run_all(work, handle, workers=1)
     assert {answer["exit_code"][0] for answer in answers} == {2}
     assert len({answer["error"][0] for answer in answers}) == 1 and "teacher" in answers[0]["error"][0]
+
+
+def test_answers_that_workers_asked_for_again_reach_the_run(project, asked):
+    asked.behave = lambda body, times: completion(
+        body, choices=[{"finish_reason": "length", "message": {"content": "half"}}]
+    )
+    project.cli("run", "ask", "-q", check=3)
+    assert len(asked.bodies) == 24
+    asked.behave = None
+    work, _, handle = crew_of(project, Options(retry_failed=True))
+    run_all(work, handle)
+    assert len(asked.bodies) == 24 + 48
+    project.cli("run", "ask", "-q")
+    assert len(asked.bodies) == 24 + 56
+    assert all("half" not in row["answer"] for row in project.read("runs/ask/corpus.jsonl"))
 
 
 def test_what_a_dead_worker_reserved_counts_as_spent():
