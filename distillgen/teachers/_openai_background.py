@@ -116,7 +116,7 @@ class Background(NativeClient):
                 raise GoesOn
             _idempotency_key.set(hashlib.sha256(f"{name} {response_id}".encode()).hexdigest())
             response = await self.call("responses", body)
-            if not self.holds_answer(response):
+            if not (isinstance(response, dict) and self.holds_answer(response)):
                 raise Retryable(f"the answer is no response: {response}", used=UNUSABLE_ANSWER)
         response_id = response["id"]
         try:
@@ -140,7 +140,7 @@ class Background(NativeClient):
         if status == "failed":
             error = payload["error"] if isinstance(payload.get("error"), dict) else {}
             content = dumps({"error": {name: error.get(name) for name in ("code", "message")}})
-            fault = self.refusal_of(self._places[0], _STATUSES.get(error.get("code", ""), 400), content, {})
+            fault = self.refusal_of(self._places[0], _STATUSES.get(str(error.get("code")), 400), content, {})
             if isinstance(fault, NotTaken):
                 self.learn(frozenset({fault.name}))
                 fault = Retryable(str(fault))
