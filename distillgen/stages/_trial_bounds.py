@@ -29,7 +29,7 @@ def of_trials(
         alone.append([])
         for bound in stages:
             key = digest([key, bound.stage.kind, bound.stage.model_dump()])
-            last = shared[key] if key in shared and not trained else estimate_of(bound, last, samples)
+            last = shared[key] if key in shared else estimate_of(bound, last, samples)
             by_trial[-1].append(last)
             if trained:
                 alone[-1].append(last)

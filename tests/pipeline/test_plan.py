@@ -52,6 +52,20 @@ def test_a_finished_run_leaves_nothing_to_ask(ask):
     assert planned(ask, "-o", "runs/other") == ([0, 0, 0], 0.0), "the ledger is the project's"
 
 
+def test_check_says_what_a_run_can_cost_if_a_model_has_a_price(project):
+    def checked(**options):
+        project.ask_pipeline("http://127.0.0.1:9/v1", **options)
+        return project.cli("check", "ask").stdout, json.loads(project.cli("check", "ask", "--json").stdout)
+
+    price = ", price: {input: 0, output: 1000}"  # 20 rows of 50 tokens, a tenth of a cent each
+    text, facts = checked(model=price, stage=", max_tokens: 50")
+    assert "cost: at most $1.00\n" in text and facts["max_cost_usd"] == 1.0
+    text, facts = checked(model=price)
+    assert "cost: no bound\n" in text and facts["max_cost_usd"] is None
+    text, facts = checked(stage=", max_tokens: 50")
+    assert "cost" not in text and facts["max_cost_usd"] == 0.0
+
+
 def test_another_ledger_leaves_what_it_lacks(ask):
     """Also in the directory of a run that is finished with its own."""
     ask.cli("run", "ask")
