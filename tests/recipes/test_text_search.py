@@ -32,7 +32,7 @@ def test_the_planted_prompt_is_the_best_and_sure_labels_are_right():
         sure = [hit for hit, (_, logprob) in zip(hits, said, strict=True) if logprob >= -0.4]
         right[prompt] = mean(hits)
         gains.append(mean(sure) - mean(hits))
-    assert right["complaint"] > 0.9 > 0.85 > right["examples"] > right["plain"] > 0.6, right
+    assert right["complaint"] > 0.9 > 0.85 > right["examples"] > right["plain"] + 0.03 > 0.6, right
     assert abs(right["role"] - right["plain"]) < 0.05, "the role alone helps"
     assert min(gains) > 0.02, gains
     others = [row["other"] == row["gold"] for row in rows]

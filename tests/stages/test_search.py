@@ -254,10 +254,14 @@ def test_the_plan_counts_a_request_that_trials_share_once_and_keeps_to_the_cap(p
     assert everything.max_cost_usd == 2 * one.max_cost_usd > 50
     assert plan_of({"within": {"usd": 50.0}}).max_cost_usd == 50.0
     assert plan_of({"within": {"usd": 5000.0}}).max_cost_usd == everything.max_cost_usd
+    assert plan_of({}, **{"ask.n": [1, 3]}).rows == 3 * len(ROWS)
+    assert plan_of({"keep": 0}, **{"ask.n": [1, 3]}).rows == len(ROWS), "the records leave as they came"
     monkeypatch.setattr("distillgen.stages.search.MOST_PLANNED", 1)
     unbounded = plan_of({"strategy": "random", "n": 2})
     assert unbounded.max_cost_usd is unbounded.requests is None
     assert plan_of({"strategy": "random", "n": 2, "within": {"usd": 9.0}}).max_cost_usd == 9.0
+    monkeypatch.setitem(PRICE, "output", 0)
+    assert plan_of({}).max_cost_usd == 0.0, "what costs nothing has a bound"
 
 
 @pytest.mark.parametrize(
