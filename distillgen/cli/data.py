@@ -29,6 +29,7 @@ from distillgen.cli.arguments import (
 )
 from distillgen.cli.run import Printing, Unusable, carry_out, load_pipeline
 from distillgen.errors import ConfigError
+from distillgen.inference.places import Database, Place, read_place
 
 if TYPE_CHECKING:
     from distillgen.runs.directory import Run
@@ -356,16 +357,16 @@ def ledger() -> None:
 def merge(into: str, others: Sequence[str], as_json: bool) -> None:
     """Copy the answers and the filters' measurements of OTHER ledgers into the ledger INTO.
 
-    A ledger is given by its file, or by a run that uses it. INTO is created if it does not exist. Answers
-    that it has already are not copied.
+    A ledger is given by its file or its database, or by a run that uses it. INTO is created if it does not
+    exist. Answers that it has already are not copied.
 
     \b
     distillgen ledger merge runs/ledger.sqlite3 from-another-machine/ledger.sqlite3
     """
     from distillgen.inference.ledger_files import merge
 
-    path = _ledger_file(into, new=True)
-    count = merge(path, [_ledger_file(other) for other in others])
+    path = _ledger_place(into, new=True)
+    count = merge(path, [_ledger_place(other) for other in others])
     if as_json:
         show.as_json({"ledger": str(path), "answers": count})
     else:
@@ -378,14 +379,15 @@ def merge(into: str, others: Sequence[str], as_json: bool) -> None:
 def verify(ledgers: Sequence[str], as_json: bool) -> None:
     """Read every page and every row of LEDGERs, and name what is wrong.
 
-    A ledger is given by its file, or by a run that uses it. The exit status is 3 if one is damaged.
+    A ledger is given by its file or its database, or by a run that uses it. The exit status is 3 if one is
+    damaged.
 
     \b
     distillgen ledger verify runs/ledger.sqlite3
     """
     from distillgen.inference.ledger_files import verify
 
-    verdicts = {str(path): verify(path) for path in map(_ledger_file, ledgers)}
+    verdicts = {str(path): verify(path) for path in map(_ledger_place, ledgers)}
     if as_json:
         show.as_json({path: verdict._asdict() for path, verdict in verdicts.items()})
     for path, (rows, faults) in () if as_json else verdicts.items():
@@ -393,7 +395,7 @@ def verify(ledgers: Sequence[str], as_json: bool) -> None:
         show.say(f"{path}: {sum(rows.values()):,} rows ({counts or 'none'}), {len(faults)} faults")
         for fault in faults:
             show.say(f"  {fault}")
-        if faults:
+        if faults and not isinstance(read_place(path), Database):
             show.say("  run with --salvage: it copies every answer that can be read to a new ledger")
     if any(verdict.faults for verdict in verdicts.values()):
         sys.exit(3)  # some answers cannot be used
@@ -413,7 +415,7 @@ def compact(name: str, as_json: bool) -> None:
     """
     from distillgen.inference.ledger_files import compact
 
-    path = _ledger_file(name)
+    path = _ledger_place(name)
     done = compact(path)
     if as_json:
         show.as_json({"ledger": str(path), **done._asdict()})
@@ -443,13 +445,13 @@ def export_ledger(name: str, file: Path) -> None:
 
     if file.exists():
         raise ConfigError(f"'{file}' exists already; name another file")
-    count = export(_ledger_file(name), file)
+    count = export(_ledger_place(name), file)
     show.say(f"{count:,} rows were written to {file}")
 
 
-def _ledger_file(name: str, *, new: bool = False) -> Path:
-    """Return the path of a ledger, given by its file or by a run that uses it. Raise ConfigError if it does
-    not exist, unless it may be `new`.
+def _ledger_place(name: str, *, new: bool = False) -> Place:
+    """Return the place of a ledger, given by its file, its database or a run that uses it. Raise ConfigError
+    if it does not exist, unless it may be `new`.
     """
     from distillgen.project import project_around
 
@@ -457,10 +459,13 @@ def _ledger_file(name: str, *, new: bool = False) -> Path:
     for directory in (Path(name), runs / name):
         if (directory / "usage.json").exists():
             return distillgen.Run(directory).ledger
+    if isinstance(place := read_place(name), Database):
+        return place
     if Path(name).is_dir():
         raise ConfigError(f"'{name}' is a folder without a run; give the ledger's file")
     if not Path(name).exists() and not new:
         raise ConfigError(
-            f"there is no ledger and no run '{name}'; give a ledger's file, or a run by its name"
+            f"there is no ledger and no run '{name}'; give a ledger's file, a database as "
+            "postgresql://USER@HOST/NAME, or a run by its name"
         )
-    return Path(name)
+    return place

@@ -34,6 +34,7 @@ from distillgen.cli.arguments import (
     retry_argument,
 )
 from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
+from distillgen.inference.places import Place
 from distillgen.record import GATHERED
 from distillgen.text import display
 from distillgen.text.display import reasons
@@ -179,7 +180,7 @@ def plan(
     out: Path | None,
     sets: Sequence[str],
     limit: int | None,
-    ledger: Path | None,
+    ledger: Place | None,
     as_json: bool,
 ) -> None:
     """Estimate the requests, the tokens, the cost and the time of each stage of PIPELINE. No model is asked.
@@ -230,7 +231,7 @@ def _total(values: Sequence[Any]) -> Any:
 @LEDGER
 @FULL
 def preview(
-    pipeline: str, sets: Sequence[str], out: Path | None, count: int, ledger: Path | None, full: bool
+    pipeline: str, sets: Sequence[str], out: Path | None, count: int, ledger: Place | None, full: bool
 ) -> None:
     """Run the first rows of PIPELINE and show the records that leave each stage, with the prompts sent.
 
@@ -240,14 +241,14 @@ def preview(
     from distillgen.runs.directory import read_records, stage_file
     from distillgen.runs.interpreter import interpreter_tuned
     from distillgen.runs.progress_lines import watch
-    from distillgen.runs.resume import ledger_path
+    from distillgen.runs.resume import made_place
     from distillgen.runs.run import run_pipeline
     from distillgen.runs.state import Options
 
     checked_pipeline = load_pipeline(pipeline, sets)
     directory = (out or checked_pipeline.run_directory()) / "preview"
     before_training = list(takewhile(lambda stage: stage.kind != "train", checked_pipeline.stages))
-    ledger = ledger_path(checked_pipeline, directory.parent, Options(ledger=ledger))
+    ledger = made_place(checked_pipeline, directory.parent, Options(ledger=ledger))
     options = Options(limit=count, ledger=ledger, until=before_training[-1].name)
     with interpreter_tuned():
         run_pipeline(checked_pipeline, directory, options, watch)
@@ -406,7 +407,7 @@ def gather(
     out: Path | None,
     limit: int | None,
     max_cost_usd: float | None,
-    ledger: Path | None,
+    ledger: Place | None,
     report_to: Sequence[str],
     quiet: bool,
     open_page: bool,
@@ -420,7 +421,7 @@ def gather(
     \b
     distillgen gather runs/mine/shard-*
     """
-    from distillgen.runs.resume import ledger_path
+    from distillgen.runs.resume import made_place
     from distillgen.runs.shards import bring_together, pipeline_of
     from distillgen.runs.state import Options
 
@@ -429,7 +430,7 @@ def gather(
     checked_pipeline = load_pipeline(pipeline, [*shard_sets, *sets], quiet=quiet)
     directory = out or checked_pipeline.run_directory()
     options = Options(limit=limit, max_cost_usd=max_cost_usd, ledger=ledger, report_to=report_to)
-    path = ledger_path(checked_pipeline, directory, options)
+    path = made_place(checked_pipeline, directory, options)
     count = bring_together(brought, path, directory)
     printing = Printing(as_json, quiet, open_page)
     if not (quiet or as_json):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distillgen.cli.show import as_json, say
 from distillgen.errors import ConfigError
 from distillgen.inference.ledger import Ledger
+from distillgen.inference.places import is_there
 from distillgen.record import GATHERED, META, Record
 from distillgen.text.display import field_lines, number, shortened
 
@@ -87,9 +88,9 @@ def lineage(run: Run, beginning: str, json_wanted: bool) -> None:
             if record.id in ids and record.id not in chain:
                 chain[record.id] = record
                 ids.update(record.parents)
-    path, answers = run.ledger, {}
-    if path.exists():
-        ledger = Ledger(path, read_only=True)
+    place, answers = run.ledger, {}
+    if is_there(place):
+        ledger = Ledger(place, read_only=True)
         for step in chain[record_id].made:
             if stored_answer := ledger.requested(bytes.fromhex(step["key"])):
                 request, completion = map(json.loads, stored_answer[:2])

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 
 class Spool:
-    """Records that wait in an unnamed file beside the ledger. The file disappears with the process."""
+    """Records that wait in an unnamed file in the run's directory. The file disappears with the process."""
 
     def __init__(self, job: Job) -> None:
         job.services.whole.add(len(job.context.stages))
-        self._file = tempfile.TemporaryFile(dir=job.services.ledger.path.parent)
+        self._file = tempfile.TemporaryFile(dir=job.context.directory)
 
     def __enter__(self) -> Spool:
         return self

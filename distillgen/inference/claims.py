@@ -15,48 +15,45 @@ import asyncio
 import logging
 import math
 import os
-import platform
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from distillgen.inference.statements import Statement, insert
+from distillgen.errors import LedgerError
+from distillgen.inference.store import Session, Statement, Store, execute, insert
 from distillgen.inference.worker import Worker
-from distillgen.platforms import has_ended
+from distillgen.platforms import has_ended, machine
 
 log = logging.getLogger("distillgen")
 
-LEASE_S = 30.0  # a process that hangs, or one on another machine, loses its claims after this time
-BEAT_S = 0.25  # seconds between two looks at the other owners
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS owners (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, host, pid, lease_until, newest_known
-);
-CREATE TABLE IF NOT EXISTS claims (key PRIMARY KEY, owner, run, stage, model, cost_usd) WITHOUT ROWID;
-"""
-_CLAIM = insert("INSERT OR IGNORE INTO claims", 6)
+_CLAIM = insert("INSERT INTO claims", 6)._replace(update="ON CONFLICT (key) DO NOTHING")
 _SECURE = Statement("UPDATE claims SET cost_usd = 0 WHERE key = ?")
 _RELEASE = Statement("DELETE FROM claims WHERE key = ? AND owner = ?")
 _COUNT_LOST = """
 INSERT INTO answers (key, run, stage, model, status, requests, retries, input_tokens, cached_tokens,
-output_tokens, cost_usd, request, completion)
-SELECT randomblob(16), run, stage, model, 'lost', 0, 0, 0, 0, 0, cost_usd, CAST('{}' AS BLOB),
-CAST('{"error":"the run was killed before the answer came"}' AS BLOB)
-FROM claims WHERE owner = ? AND cost_usd > 0
+output_tokens, cost_usd, request, completion, cache_write_tokens, reasoning_tokens)
+SELECT {}, run, stage, model, 'lost', 0, 0, 0, 0, 0, cost_usd, ?, ?, 0, 0 FROM claims
+WHERE owner = ? AND cost_usd > 0
 """
+_OWNERS = "SELECT id, host, pid, lease_until - {}, newest_known FROM owners ORDER BY id"
+_LEASE = """
+INSERT INTO owners (id, host, pid, lease_until, newest_known) VALUES (?, ?, ?, {} + ?, ?) ON CONFLICT (id)
+DO UPDATE SET host = excluded.host, pid = excluded.pid, lease_until = excluded.lease_until,
+newest_known = excluded.newest_known
+"""
+_LOST = b'{"error":"the run was killed before the answer came"}'
 
 Write = Callable[[Statement, Sequence[tuple[Any, ...]]], "asyncio.Future[None]"]
 Find = Callable[[str, Sequence[bytes]], Iterator[Any]]
 
 
 class Claims:
-    """The claims of one open ledger. `connection` is used in `thread` only; `write` adds rows to the next
+    """The claims of one open ledger. Transactions are made in `thread` only; `write` adds rows to the next
     group commit, and `find` reads committed rows.
     """
 
-    def __init__(self, connection: sqlite3.Connection, thread: Worker, write: Write, find: Find) -> None:
-        self._connection, self._thread, self._write, self._find = connection, thread, write, find
+    def __init__(self, store: Store, thread: Worker, write: Write, find: Find) -> None:
+        self._store, self._thread, self._write, self._find = store, thread, write, find
         self._owner = self._newest_known = 0
         self._known: set[int] = set()
         """The living owners when the lease was renewed."""
@@ -146,16 +143,13 @@ class Claims:
         A run has one process at a time. So the claims of a run that begins are of a killed process, even if
         its lease is not over, or if another process has its number now.
         """
-        claims = self._connection.execute("SELECT run, cost_usd FROM claims WHERE cost_usd > 0").fetchall()
+        claims = self._store.rows("SELECT run, cost_usd FROM claims WHERE cost_usd > 0")
         return math.fsum(cost for name, cost in claims if run is None or f"{name}/".startswith(f"{run}/"))
 
     def bury(self) -> None:
         """Delete the claims of dead owners; count their requests with a cost as lost."""
-        dead = [row[0] for row in self._owners() if not _is_alive(*row[1:4])]
-        if dead:
-            with self._connection:
-                self._connection.execute("BEGIN IMMEDIATE")
-                self._bury(dead)
+        if any(not self._is_alive(*row[1:4]) for row in self._store.rows(_OWNERS.format(self._store.now))):
+            self._store.transact(self._others, alone=True)
 
     def leave(self) -> None:
         """Give up all claims and the lease."""
@@ -168,90 +162,79 @@ class Claims:
         """Register as an owner, and wait until the earlier owners know of it."""
         loop = asyncio.get_running_loop()
         while await loop.run_in_executor(self._thread, self._enter):
-            await asyncio.sleep(BEAT_S / 4)
-        self._end_beats = self._thread.every(BEAT_S, self._beat)
+            await asyncio.sleep(self._store.beat_s / 4)
+        self._end_beats = self._thread.every(self._store.beat_s, self._beat)
         self._entering = None
 
     def _enter(self) -> bool:
         """Register, if not done; return whether an earlier owner does not know of this one yet."""
-        with self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            if not self._owner:
-                owner = self._connection.execute("INSERT INTO owners (newest_known) VALUES (0)").lastrowid
-                assert owner is not None
-                self._owner = owner
-            self._renew(self._others())
-        return any(
-            newest_known < self._owner for owner, *_, newest_known in self._owners() if owner < self._owner
-        )
+        return self._store.transact(self._register, alone=True)
+
+    def _register(self, session: Session) -> bool:
+        if not self._owner:
+            session.execute("INSERT INTO owners (newest_known) VALUES (0)")
+            self._owner = int(session.execute("SELECT max(id) FROM owners").fetchone()[0])
+        self._renew(session)
+        return any(newest < self._owner for owner, *_, newest in self._owners(session) if owner < self._owner)
 
     def _beat(self) -> None:
         try:
             self._look_around()
-        except sqlite3.Error as error:  # the run gets the same error with its next answer
+        except LedgerError as error:  # the run gets the same error with its next answer
             log.warning("the lease in the ledger was not renewed: %s", error)
 
     def _look_around(self) -> None:
         """Check whether this process is alone; renew its lease."""
-        owners = self._owners()
+        owners = self._store.transact(self._owners)
         self.shared = self.shared and len(owners) > 1
         if (
             self._known.issuperset(row[0] for row in owners)
             and any(row[0] == self._owner for row in owners)
-            and all(_is_alive(*row[1:4]) for row in owners)
-            and time.monotonic() - self._renewed_at < LEASE_S / 3
+            and all(self._is_alive(*row[1:4]) for row in owners)
+            and time.monotonic() - self._renewed_at < self._store.lease_s / 3
         ):
             return
-        with self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._renew(self._others())
+        self._store.transact(self._renew, alone=True)
 
-    def _others(self) -> list[int]:
+    def _others(self, session: Session) -> list[int]:
         """Return the other living owners, and bury the dead ones."""
-        others = [row for row in self._owners() if row[0] != self._owner]
-        self._bury([row[0] for row in others if not _is_alive(*row[1:4])])
-        return [row[0] for row in others if _is_alive(*row[1:4])]
+        others = [row for row in self._owners(session) if row[0] != self._owner]
+        for owner in (row[0] for row in others if not self._is_alive(*row[1:4])):
+            self._bury(session, owner)
+        return [row[0] for row in others if self._is_alive(*row[1:4])]
 
-    def _renew(self, others: Sequence[int]) -> None:
+    def _renew(self, session: Session) -> None:
         """Write the claims in memory if there are other owners; renew the lease."""
+        others = self._others(session)
         self.shared = bool(others)  # before the next line: later claims are written at once
         newest = max((*others, self._owner, self._newest_known))  # or an earlier period would come again
         if others:
             flying = dict(self._flying)
             self._written.update(flying)
-            self._connection.executemany(_CLAIM.text(), list(flying.values()))
+            execute(session, _CLAIM, list(flying.values()))
             released = flying.keys() - self._flying.keys()  # since `flying` was copied
             self._written -= released
-            self._connection.executemany(_RELEASE.text(), [(key, self._owner) for key in released])
-        now = time.monotonic()
-        row = (self._owner, platform.node(), os.getpid(), now + LEASE_S, newest)
-        self._connection.execute("INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?, ?)", row)
-        self._newest_known, self._renewed_at, self._known = newest, now, {*others, self._owner}
-
-    def _bury(self, dead: Sequence[int]) -> None:
-        for owner in dead:
-            for statement in (
-                _COUNT_LOST,
-                "DELETE FROM claims WHERE owner = ?",
-                "DELETE FROM owners WHERE id = ?",
-            ):
-                self._connection.execute(statement, (owner,))
+            execute(session, _RELEASE, [(key, self._owner) for key in released])
+        self._renewed_at = time.monotonic()
+        session.execute(
+            _LEASE.format(self._store.now), (self._owner, machine(), os.getpid(), self._store.lease_s, newest)
+        )
+        self._newest_known, self._known = newest, {*others, self._owner}
 
     def _leave(self) -> None:
         """A claim that is left is of a request whose usage could not be stored."""
-        with self._connection:
-            self._bury([self._owner])
+        self._store.transact(lambda session: self._bury(session, self._owner))
 
-    def _owners(self) -> list[Any]:
-        return self._connection.execute(
-            "SELECT id, host, pid, lease_until, newest_known FROM owners"
-        ).fetchall()
+    def _bury(self, session: Session, owner: int) -> None:
+        session.execute(_COUNT_LOST.format(self._store.random_key), (b"{}", _LOST, owner))
+        session.execute("DELETE FROM claims WHERE owner = ?", (owner,))
+        session.execute("DELETE FROM owners WHERE id = ?", (owner,))
 
+    def _owners(self, session: Session) -> list[Any]:
+        return list(session.execute(_OWNERS.format(self._store.now)).fetchall())
 
-def _is_alive(host: str, pid: int, lease_until: float) -> bool:
-    """Return whether an owner holds its lease. A process of this machine that has ended does not. The
-    monotonic clock starts again with the machine, so a lease from before is too far in the future.
-    """
-    if host == platform.node() and has_ended(pid):
-        return False
-    return 0 < lease_until - time.monotonic() <= LEASE_S
+    def _is_alive(self, host: str, pid: int, left_s: float) -> bool:
+        """Return whether an owner holds its lease. A process of this machine that has ended does not."""
+        if host == machine() and has_ended(pid):
+            return False
+        return self._store.holds(left_s)

@@ -9,29 +9,30 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
 from distillgen.errors import LedgerError
-from distillgen.inference.ledger import (
-    ADD,
-    ADD_BATCH,
-    ADD_LINE,
-    ADD_SCORE,
-    COUNTS,
-    UNANSWERED,
-    Answer,
-    Ledger,
-    as_ledger_errors,
-)
+from distillgen.inference.ledger import ADD_BATCH, ADD_LINE, ADD_SCORE, COUNTS, UNANSWERED, Answer, Ledger
 from distillgen.inference.logprobs import unpack
+from distillgen.inference.places import Place, resolved
+from distillgen.inference.store import Session, Store, execute, insert
 from distillgen.state_files import PARTIAL
 
-BESIDE = ("scores", "batches", "batch_lines")  # tables that `merge` copies besides the answers
+BESIDE = {
+    "scores": ("key", "value"),
+    "batches": ("uuid", "file", "batch"),
+    "batch_lines": ("custom_id", "uuid"),
+}
+"""The tables that `merge` copies besides the answers, with their columns."""
+COPIED = 500  # rows that `merge` copies at once
 STATUSES = ("ok", "length", "refused", "failed", *UNANSWERED)
 MOST_FAULTS = 20  # that `verify` names
+_ANSWERS = f"SELECT {', '.join(Answer._fields)}, id FROM answers ORDER BY id"
 
 
 class Verdict(NamedTuple):
@@ -49,39 +50,52 @@ class Compaction(NamedTuple):
     after: int
 
 
-def merge(into: Path, others: Sequence[Path], *, renamed: Mapping[str, str] | None = None) -> int:
+def merge(into: Place, others: Sequence[Place], *, renamed: Mapping[str, str] | None = None) -> int:
     """Copy answers, scores and batches of other ledgers into one; return the number of answers copied.
 
-    `renamed` gives runs another name in the copies.
-    An answer is copied if `into` has none to its request, or only failed ones. Raise LedgerError if a file is
-    no ledger.
+    `renamed` gives runs another name in the copies. An answer is copied if `into` has none to its request, or
+    only failed ones. Raise LedgerError if a place is no ledger.
     """
-    if any(other.resolve() == into.resolve() for other in others):
+    if any(resolved(other) == resolved(into) for other in others):
         raise LedgerError(f"the ledger {into} cannot be merged into itself")
-    for other in others:
-        Ledger(other, read_only=True).close_now()
-    ledger, count = Ledger(into), 0
-    with as_ledger_errors(into):
-        for other in others:
-            ledger.connection.execute("ATTACH ? AS other", (str(other),))
-            columns = _columns_of(ledger.connection, "other")
-            with ledger.connection:
-                count += ledger.connection.execute(
-                    f"INSERT INTO main.answers ({columns}) SELECT {_without_texts(columns, renamed)}"
-                    " FROM other.answers AS theirs WHERE NOT EXISTS ("
-                    "SELECT 1 FROM main.answers AS ours WHERE ours.key = theirs.key"
-                    " AND (ours.status = 'ok' OR theirs.status != 'ok')) ORDER BY theirs.id"
-                ).rowcount
-                for (table,) in ledger.connection.execute(
-                    "SELECT name FROM other.sqlite_master WHERE type = 'table'"
-                ):
-                    if table in BESIDE:
-                        ledger.connection.execute(
-                            f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}"
-                        )
-            ledger.connection.execute("DETACH other")
-    ledger.close_now()
-    return count
+    with contextlib.ExitStack() as opened:
+        sources = [opened.enter_context(_opened(other, read_only=True)) for other in others]
+        target = opened.enter_context(_opened(into))
+        return sum(target.transact(_Copy(source, target, renamed or {})) for source in sources)
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """The transaction that copies a ledger into another."""
+
+    source: Store
+    target: Store
+    renamed: Mapping[str, str]
+
+    def __call__(self, session: Session) -> int:
+        count, add = 0, self.target.add(Answer._fields)
+        (newest,) = session.execute("SELECT coalesce(max(id), 0) FROM answers").fetchone()
+        answers = (Answer(*values) for *values, _ in self.source.stream(_ANSWERS))
+        while part := list(islice(answers, COPIED)):
+            keys = ", ".join("?" * len(part))
+            query = f"SELECT key, status FROM answers WHERE id <= ? AND key IN ({keys})"
+            is_ok: dict[bytes, bool] = {}  # whether one of the answers of a key is
+            for key, status in session.execute(query, (newest, *(answer.key for answer in part))).fetchall():
+                is_ok[key] = is_ok.get(key, False) or status == "ok"
+            lacking = [a for a in part if a.key not in is_ok or (a.status == "ok" and not is_ok[a.key])]
+            execute(session, add, self.target.stamped([self._copied(answer) for answer in lacking]))
+            count += len(lacking)
+        for table, columns in BESIDE.items():
+            statement = insert(f"INSERT INTO {table} ({', '.join(columns)})", len(columns))
+            statement = statement._replace(update=f"ON CONFLICT ({columns[0]}) DO NOTHING")
+            rows = self.source.stream(f"SELECT {', '.join(columns)} FROM {table}")
+            while copies := list(islice(rows, COPIED)):
+                execute(session, statement, copies)
+        return count
+
+    def _copied(self, answer: Answer) -> Answer:
+        """Return the copy of an answer, under the new name of its run."""
+        return _with_texts(answer)._replace(run=self.renamed.get(answer.run, answer.run))
 
 
 def salvage(path: Path) -> tuple[int, Path]:
@@ -94,44 +108,34 @@ def salvage(path: Path) -> tuple[int, Path]:
         part = path.with_name(path.name + suffix)
         if part.exists():
             os.replace(part, damaged.with_name(damaged.name + suffix))
-    ledger = Ledger(path)
-    with ledger.connection:
-        with contextlib.closing(sqlite3.connect(damaged)) as source:
-            source.execute("PRAGMA writable_schema = ON")
-            columns = _columns_of(source)
-        rows = (Answer(*row) for row in _readable(damaged, "answers", _without_texts(columns), "key"))
-        count = ledger.connection.executemany(ADD.text(), (row for row in rows if _is_complete(row))).rowcount
-        ledger.connection.executemany(
-            ADD_BATCH.text(), _readable(damaged, "batches", "uuid, file, batch", "uuid")
-        )
-        ledger.connection.executemany(
-            ADD_LINE.text(), _readable(damaged, "batch_lines", "custom_id, uuid", "custom_id")
-        )
-        ledger.connection.executemany(ADD_SCORE.text(), _readable_scores(damaged))
-    ledger.close_now()
-    return count, damaged
+    with contextlib.closing(sqlite3.connect(damaged)) as source:
+        source.execute("PRAGMA writable_schema = ON")
+        columns = _columns_of(source)
+
+    def copy(session: Session) -> int:
+        rows = (Answer(*row) for row in _readable(damaged, "answers", columns, "key"))
+        answers = (_with_texts(row) for row in rows if not row.completion or _is_complete(row))
+        count = int(session.executemany(store.add(Answer._fields).text(), answers).rowcount)
+        session.executemany(ADD_BATCH.text(), _readable(damaged, "batches", "uuid, file, batch", "uuid"))
+        lines = _readable(damaged, "batch_lines", "custom_id, uuid", "custom_id")
+        session.executemany(ADD_LINE.text(), lines)
+        session.executemany(ADD_SCORE.text(), _readable_scores(damaged))
+        return count
+
+    with _opened(path) as store:
+        return store.transact(copy), damaged
 
 
-def verify(path: Path) -> Verdict:
+def verify(place: Place) -> Verdict:
     """Read every page and every row of a ledger. Raise LedgerError if it cannot be read at all."""
-    faults: list[str] = []
     rows: Counter[str] = Counter()
-    ledger = Ledger(path, read_only=True)
-    try:
-        with as_ledger_errors(path):
-            for (line,) in ledger.connection.execute(f"PRAGMA integrity_check({MOST_FAULTS})"):
-                if line != "ok":
-                    faults.append(f"SQLite: {line}")
-            columns = ", ".join(Answer._fields)
-            for number, *values in ledger.connection.execute(
-                f"SELECT id, {columns} FROM answers ORDER BY id"
-            ):
-                answer = Answer(*values)
-                rows[answer.status] += 1
-                if len(faults) < MOST_FAULTS and (fault := _fault(answer)):
-                    faults.append(f"row {number}: {fault}")
-    finally:
-        ledger.close_now()
+    with _opened(place, read_only=True) as store:
+        faults = list(store.faults(MOST_FAULTS))
+        for *values, number in store.stream(_ANSWERS):
+            answer = Answer(*values)
+            rows[answer.status] += 1
+            if len(faults) < MOST_FAULTS and (fault := _fault(answer)):
+                faults.append(f"row {number}: {fault}")
     return Verdict(dict(rows), faults)
 
 
@@ -154,35 +158,32 @@ def _fault(answer: Answer) -> str:
     return ""
 
 
-def compact(path: Path) -> Compaction:
+def compact(place: Place) -> Compaction:
     """Delete the texts of superseded answers, and give the freed space back to the disk.
 
     An answer is superseded if its request was asked again and was answered: no run reads the older one. Its
     row stays, with its key, its tokens and its cost, so that all sums are as before, and a run whose rows
     came from it still notices. Raise LedgerError if another process uses the ledger.
     """
-    before, ledger = _bytes(path), Ledger(path)
-    try:
-        with as_ledger_errors(path):
-            connection = ledger.connection
-            if connection.execute("SELECT EXISTS (SELECT 1 FROM owners)").fetchone()[0]:
-                raise LedgerError(
-                    f"the ledger {path} is in use by another run; wait for it before you compact"
-                )
-            with connection:
-                superseded = connection.execute(
-                    "UPDATE answers SET request = x'', completion = x'', signals = NULL"
-                    " WHERE completion != x'' AND EXISTS (SELECT 1 FROM answers AS newer"
-                    " WHERE newer.key = answers.key AND newer.id > answers.id AND newer.status = 'ok')"
+    with _opened(place) as store:
+        before = store.size()
+        if store.rows("SELECT count(*) FROM owners")[0][0]:
+            raise LedgerError(f"the ledger {place} is in use by another run; wait for it before you compact")
+        superseded = store.transact(
+            lambda session: (
+                session.execute(
+                    "UPDATE answers SET request = ?, completion = ?, signals = NULL"
+                    " WHERE completion != ? AND EXISTS (SELECT 1 FROM answers AS newer"
+                    " WHERE newer.key = answers.key AND newer.id > answers.id AND newer.status = 'ok')",
+                    (b"", b"", b""),
                 ).rowcount
-            connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    finally:
-        ledger.close_now()
-    return Compaction(superseded, before, _bytes(path))
+            )
+        )
+        store.tidy()
+        return Compaction(superseded, before, store.size())
 
 
-def export(path: Path, file: Path) -> int:
+def export(place: Place, file: Path) -> int:
     """Write the rows of a ledger as JSON lines, in the order in which they were stored; return their number.
 
     A line has the columns of a row, the request and the completion as objects, the key in hexadecimal, and
@@ -191,16 +192,18 @@ def export(path: Path, file: Path) -> int:
     count, partial = 0, file.with_name(file.name + PARTIAL)
     columns = [name for name in Answer._fields if name not in ("key", "request", "completion", "signals")]
     query = (
-        f"SELECT key, request, completion, signals, at, id < (SELECT max(id) FROM answers AS newer"
+        "SELECT id, key, request, completion, signals, CAST(at AS text),"
+        " id < (SELECT max(id) FROM answers AS newer"
         f" WHERE newer.key = answers.key), {', '.join(columns)} FROM answers ORDER BY id"
     )
-    ledger = Ledger(path, read_only=True)
     try:
-        with as_ledger_errors(path), partial.open("wb") as stream:
-            for key, request, completion, signals, at, superseded, *values in ledger.connection.execute(
-                query
-            ):
-                logprobs, embedding = unpack(signals) if signals else ((), ())
+        with _opened(place, read_only=True) as store, store.errors(), partial.open("wb") as stream:
+            for number, key, request, completion, signals, at, superseded, *values in store.stream(query):
+                try:
+                    logprobs, embedding = unpack(signals)
+                except Exception as error:
+                    problem = f"the numbers in row {number} of the ledger {place} cannot be read"
+                    raise LedgerError(f"{problem}; see: distillgen ledger verify") from error
                 row = {
                     "key": key.hex(),
                     **dict(zip(columns, values, strict=True)),
@@ -216,40 +219,33 @@ def export(path: Path, file: Path) -> int:
             stream.close()
             os.replace(partial, file)
     finally:
-        ledger.close_now()
         partial.unlink(missing_ok=True)
     return count
 
 
-def _bytes(path: Path) -> int:
-    """Return the size of a ledger's files."""
-    files = (path.with_name(path.name + suffix) for suffix in ("", "-wal"))
-    return sum(file.stat().st_size for file in files if file.exists())
+@contextlib.contextmanager
+def _opened(place: Place, *, read_only: bool = False) -> Iterator[Store]:
+    """Open the database of a ledger, with the owners that are alive."""
+    ledger = Ledger(place, read_only=read_only)
+    try:
+        yield ledger.store
+    finally:
+        ledger.close_now()
 
 
-def _columns_of(connection: sqlite3.Connection, database: str = "main") -> str:
+def _columns_of(connection: sqlite3.Connection) -> str:
     """Return the columns of the answers in a file; format 2 lacks some."""
-    present = {row[1] for row in connection.execute(f"PRAGMA {database}.table_info(answers)")}
+    present = {row[1] for row in connection.execute("PRAGMA table_info(answers)")}
     return ", ".join(name for name in Answer._fields if name in present)
 
 
-def _without_texts(columns: str, renamed: Mapping[str, str] | None = None) -> str:
-    """Return the SQL that reads the columns for a copy. An answer whose texts `compact` deleted gets a random
-    key: without the newer answer, its key would be that of an empty text.
+def _with_texts(answer: Answer) -> Answer:
+    """Return the copy of an answer. One whose texts `compact` deleted gets a random key: without the newer
+    answer, its key would be that of an empty text.
     """
-    names = "".join(f" WHEN {_quoted(old)} THEN {_quoted(new)}" for old, new in (renamed or {}).items())
-    read = {
-        "run": f"CASE run{names} ELSE run END" if names else "run",
-        "key": "CASE completion WHEN x'' THEN randomblob(16) ELSE key END",
-        "request": "CASE request WHEN x'' THEN CAST('{}' AS BLOB) ELSE request END",
-        "completion": "CASE completion WHEN x'' THEN CAST('{}' AS BLOB) ELSE completion END",
-    }
-    return ", ".join(read.get(name, name) for name in columns.split(", "))
-
-
-def _quoted(text: str) -> str:
-    """Return a text as SQL writes it."""
-    return "'" + text.replace("'", "''") + "'"
+    return (
+        answer if answer.completion else answer._replace(key=os.urandom(16), request=b"{}", completion=b"{}")
+    )
 
 
 def _is_complete(answer: Answer) -> bool:

@@ -22,6 +22,7 @@ from distillgen.flow.condition import estimate_of
 from distillgen.flow.stage import BoundStage, CheckContext, Estimate, Stage
 from distillgen.flow.stage_list import bind_stages
 from distillgen.inference.endpoint import endpoint_class
+from distillgen.inference.places import Place, place_beside
 from distillgen.inference.presets import with_preset
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
@@ -74,6 +75,12 @@ class Top(BaseModel):
     )
     system: System = Field(System(), description="place of the recipe among the published systems")
     card: Statement = Field(Statement(), description="statements for the card of the data set")
+    ledger: str = Field(
+        "",
+        description="place of the answers: a SQLite file, or a PostgreSQL database as "
+        "postgresql://USER@HOST/NAME; ${NAME} is replaced by an environment variable. Default: the project's "
+        "runs/ledger.sqlite3",
+    )
     models: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="models that stages ask, each under its name"
     )
@@ -123,8 +130,15 @@ class Pipeline:
     missing_env: tuple[str, ...]
     sets: tuple[str, ...] = ()
     """The overrides, without secrets."""
+    ledger: str = ""
+    """The place of the answers, with ${ENV} as in the file."""
     notes: tuple[str, ...] = ()
     """Notes for the user: options that `--set` left out, plug-ins that hide others."""
+
+    def ledger_place(self) -> Place | None:
+        """Return the place of the answers that the pipeline names, or None."""
+        text = VARIABLE.sub(lambda variable: os.environ.get(variable[1], variable[0]), self.ledger)
+        return place_beside(self.project.root, text) if text else None
 
     def run_directory(self, name: str = "") -> Path:
         """Return the default directory of a run."""
@@ -142,8 +156,8 @@ class Pipeline:
 
     @cached_property
     def environment(self) -> dict[str, str]:
-        """The values that models take from the environment, each with its ${NAME}."""
-        return _from_environment(self.shown_models)
+        """The values that models and the ledger take from the environment, each with its ${NAME}."""
+        return _from_environment([self.shown_models, self.ledger])
 
     @property
     def source(self) -> BoundSource:
@@ -279,7 +293,7 @@ def load(
         top = top.model_copy(
             update={"models": {k: with_preset(raw, project) for k, raw in top.models.items()}}
         )
-    missing = [name for name in VARIABLE.findall(str(top.models)) if name not in os.environ]
+    missing = [name for name in VARIABLE.findall(str([top.models, top.ledger])) if name not in os.environ]
     if missing and need_env:
         message = (
             f"'${{{missing[0]}}}': the environment variable {missing[0]} is not set: export {missing[0]}=…"
@@ -315,6 +329,7 @@ def load(
             *(shown_set(override_text, root) for override_text in sets),
             *([] if seed is None else [f"seed={seed}"]),
         ),
+        top.ledger,
         tuple(notes),
     )
 

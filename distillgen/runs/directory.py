@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -12,13 +13,15 @@ from typing import Any
 from distillgen.errors import ConfigError, DistillgenError, did_you_mean
 from distillgen.extras import need
 from distillgen.html_table import html_table
+from distillgen.inference.places import Place, place_beside
 from distillgen.located_yaml import VARIABLE
 from distillgen.platforms import lock
 from distillgen.privacy import Guard, public
 from distillgen.record import Dropped, Record, loads_own
-from distillgen.state_files import PARTIAL, Damaged, is_whole, load_state
+from distillgen.state_files import PARTIAL, Damaged, is_whole, load_state, replace_text
 from distillgen.text import display
 
+RUN_ID = "run.id"  # the name of the run in a database
 MACHINE = "machine.json"  # private paths and addresses; the file is never published
 STATE = ("state", "stages", "models", "totals", "kept", "dropped")
 """Keys that `usage.json` always has."""
@@ -69,9 +72,9 @@ class Run:
                 raise Damaged(path, f"it does not hold the {count:,} rows that were written to it")
 
     @property
-    def ledger(self) -> Path:
-        """Return the path of the ledger that holds the run's answers."""
-        return self.directory / str(self.state["ledger"])
+    def ledger(self) -> Place:
+        """Return the file of the ledger that holds the run's answers, or its database."""
+        return place_beside(self.directory, str(self.state["ledger"]))
 
     @property
     def corpus(self) -> Any:
@@ -127,6 +130,26 @@ class Run:
             f"{state['stages'][-1]['rows']} records: {state['kept']} kept{lost}; "
             f"{totals['requests']} requests, {tokens:,} tokens, ${totals['cost_usd']:.2f}"
         )
+
+
+def name_in(place: Place, directory: Path) -> str:
+    """Return the name of a run in its ledger.
+
+    That is its directory as seen from the ledger's file, or "." if the file is in it. A database is seen from
+    many machines: there, a run has a random name, which its directory keeps, and a run in its folder has a
+    name below it.
+    """
+    directory = directory.resolve()
+    if isinstance(place, Path):
+        return os.path.relpath(directory, place.resolve().parent)
+    for folder in (directory, *directory.parents):
+        if (file := folder / RUN_ID).is_file():
+            below = directory.relative_to(folder)
+            return "/".join((file.read_text(encoding="utf-8"), *below.parts))
+    directory.mkdir(parents=True, exist_ok=True)
+    name = f"{directory.name}-{secrets.token_hex(4)}"
+    replace_text(directory / RUN_ID, name)
+    return name
 
 
 def project_root(directory: Path) -> Path:

@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import json
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -29,13 +28,14 @@ from distillgen.flow.stage import CHUNK, Chunks, Estimate, Job, RunContext, Work
 from distillgen.inference.endpoint import Services
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
+from distillgen.inference.places import Place
 from distillgen.inference.redaction import hide
 from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.pipeline.load import Pipeline
 from distillgen.privacy import name_of, used_by
 from distillgen.record import GATHERED, dumps
-from distillgen.runs.directory import MACHINE, read_records, stage_file
+from distillgen.runs.directory import MACHINE, name_in, read_records, stage_file
 from distillgen.runs.log import log_task_error
 from distillgen.runs.pacing import depth_first
 from distillgen.runs.resume import commands_of, fingerprints, make_teacher, resumed_stages, stored_lock
@@ -53,7 +53,7 @@ Watch = Callable[[Live], Awaitable[None]]
 
 def names_in_ledger(directory: Path, ledger: Ledger) -> tuple[str | None, str]:
     """Return the run whose usage counts, None for all in the ledger, and the name of the run in its rows."""
-    name = os.path.relpath(directory.resolve(), ledger.path.resolve().parent)
+    name = name_in(ledger.place, directory)
     return (name, name) if name != "." else (None, directory.resolve().name)
 
 
@@ -62,14 +62,14 @@ async def execute(
     plan: Sequence[Estimate],
     directory: Path,
     options: Options,
-    ledger_file: Path,
+    place: Place,
     stage_range: tuple[int, int],
     warnings: list[str],
     watch: Watch | None,
 ) -> Live:
     """Run the stages of `stage_range`; return the state of the run, with the error that stopped it."""
     asyncio.get_running_loop().set_exception_handler(log_task_error)
-    ledger = Ledger(ledger_file)
+    ledger = Ledger(place)
     try:
         live = _prepared(pipeline, plan, directory, options, ledger, *stage_range)
         live.warnings = warnings
@@ -89,8 +89,8 @@ def _prepared(
     last: int,
 ) -> Live:
     """Make the teachers and write the lock file; return the state of the run before its first stage."""
+    capped = name_in(ledger.place, options.cap_of or directory)
     ledger_run, name = names_in_ledger(directory, ledger)
-    capped = os.path.relpath((options.cap_of or directory).resolve(), ledger.path.resolve().parent)
     capped_run = None if capped == "." else capped
     cost_usd = sum(used.cost_usd for used in ledger.usage(capped_run)) + ledger.claims.at_risk_usd(capped_run)
     budget = Budget(options.max_cost_usd, cost_usd, shared=options.cap_of is not None)
@@ -211,8 +211,8 @@ async def _carry_out(live: Live, options: Options, watch: Watch | None) -> None:
         unexplained = isinstance(error, UserCodeError) or not isinstance(error, DistillgenError)
         log.error("%s: %s", outcome, error, exc_info=error.__cause__ or error if unexplained else None)
     live.error = error
-    if live.ledger.rows == live.ledger.last_id:  # no other run has added to it
-        live.ledger_seen = live.ledger.rows
+    if live.ledger.is_alone:
+        live.ledger_seen = live.ledger.last_id
     try:
         replace_text(live.directory / "usage.json", json.dumps(live.state(outcome), indent=2))
     except (OSError, DistillgenError):

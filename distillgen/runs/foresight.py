@@ -10,6 +10,7 @@ from typing import Any
 from distillgen.flow.stage import Estimate
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import FIRST
+from distillgen.inference.places import Place, is_there, resolved
 from distillgen.pipeline.load import Done, Pipeline
 from distillgen.runs.resume import done, ledger_place, stored_state
 from distillgen.runs.state import Options
@@ -51,7 +52,7 @@ class Foresight:
 
 
 def foresee(
-    pipeline: Pipeline, directory: Path, limit: int | None = None, ledger: Path | None = None
+    pipeline: Pipeline, directory: Path, limit: int | None = None, ledger: Place | None = None
 ) -> Foresight:
     """Return what a run in `directory` would still ask; with another `ledger` than that of the run there, it
     asks for what this one lacks. Nothing is asked, and nothing is written.
@@ -59,7 +60,7 @@ def foresee(
     all_bounds = [estimate for _, estimate in pipeline.plan(limit)]
     usual = ledger_place(pipeline, directory, Options())
     ledger = ledger or usual
-    finished = done(pipeline, directory, limit) if ledger.resolve() == usual.resolve() else []
+    finished = done(pipeline, directory, limit) if resolved(ledger) == resolved(usual) else []
     bounds = [estimate for _, estimate in pipeline.plan(limit, finished)]
     for i, rest in enumerate(remaining(pipeline, ledger, all_bounds, limit)):
         if rest.requests is not None and rest.requests < (bounds[i].requests or 0):
@@ -74,13 +75,13 @@ def foresee(
 
 
 def likely(
-    pipeline: Pipeline, directory: Path, ledger: Path, plan: Sequence[Estimate]
+    pipeline: Pipeline, directory: Path, ledger: Place, plan: Sequence[Estimate]
 ) -> list[Likely | None]:
     """Return what each stage is likely to ask within the bounds in `plan`; None without earlier answers.
 
     It goes by the mean answer of the stage's models in the ledger, and by the records that reached it before.
     """
-    answers = Ledger(ledger, read_only=True) if ledger.is_file() else None
+    answers = Ledger(ledger, read_only=True) if is_there(ledger) else None
     usage = answers.usage() if answers else []
     if answers:
         answers.close_now()

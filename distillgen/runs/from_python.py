@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, Stopped, did_you_mean
 from distillgen.flow.filter import Filter
+from distillgen.inference.places import read_place
 from distillgen.inference.sampling import Sampling
 from distillgen.located_yaml import Places, validate
 from distillgen.pipeline.load import load, located
@@ -145,7 +146,8 @@ def run(
         retry_with: sampling options for `retry_failed`, such as `{"max_tokens": 800}`
         max_cost_usd: stop before the run, earlier calls included, could cost more
         concurrency: most requests in flight per model
-        ledger: the file that answers are kept in; default: runs/ledger.sqlite3 in the project
+        ledger: the file, or the PostgreSQL database (postgresql://USER@HOST/NAME), that answers are kept in;
+            default: runs/ledger.sqlite3 in the project
         seeds: run the whole pipeline with each of so many seeds
         shard: take the share of the source rows of worker I of N, as in "0/4"; `distillgen gather` makes one
             run of the shards
@@ -182,7 +184,7 @@ def run(
         until=stage or until,
         retry_failed=retry_failed,
         retry_with=_sampling(retry_with or {}, retry_failed),
-        ledger=Path(ledger) if ledger else None,
+        ledger=read_place(ledger) if ledger else None,
         report_to=report_to,
         salvage=salvage,
         scripts=teachers or {},

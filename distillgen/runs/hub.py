@@ -13,6 +13,7 @@ from typing import Any
 
 from distillgen.errors import ConfigError
 from distillgen.extras import need
+from distillgen.inference.places import public_name, read_place
 from distillgen.privacy import SECRET, public
 from distillgen.record import META, dumps
 from distillgen.rows.media import TYPES
@@ -128,7 +129,7 @@ def check_finished(run: Run) -> None:
 def described_files(run: Run) -> list[File]:
     """Return the files that say how the rows were made: the lock file, and `usage.json` without paths."""
     state = load_state(run.directory / "usage.json")
-    state["ledger"] = Path(state["ledger"]).name  # not its folder on this machine
+    state["ledger"] = public_name(read_place(state["ledger"]))  # not its folder or its host
     state["stages"] = [
         {name: value for name, value in stage.items() if name != "fingerprint"} for stage in state["stages"]
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from distillgen.errors import ConfigError
 from distillgen.inference.ledger_files import salvage
+from distillgen.inference.places import Place
 from distillgen.platforms import lock, open_folder
 from distillgen.runs.state import Options
 
@@ -43,23 +44,28 @@ def directory_lock(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ledger_in_use(path: Path, options: Options) -> Iterator[None]:
+def ledger_in_use(place: Place, options: Options) -> Iterator[None]:
     """Mark the ledgers in this folder as in use; with `salvage`, replace a damaged ledger first.
 
     Raises ConfigError if another run uses the ledger that is to be salvaged.
     """
-    if not path.parent.is_dir():  # opening the ledger raises the error
+    if not isinstance(place, Path):
+        if options.salvage:
+            raise ConfigError(f"--salvage is for files; restore the database {place} from its backup")
         yield
         return
-    with open_folder(path.parent) as folder:
-        if options.salvage and path.exists():
+    if not place.parent.is_dir():  # opening the ledger raises the error
+        yield
+        return
+    with open_folder(place.parent) as folder:
+        if options.salvage and place.exists():
             try:
                 lock(folder)
             except BlockingIOError:
                 raise ConfigError(
-                    f"the ledger {path} is in use by another run; wait for it before --salvage"
+                    f"the ledger {place} is in use by another run; wait for it before --salvage"
                 ) from None
-            count, kept = salvage(path)
+            count, kept = salvage(place)
             log.warning("%d answers were read from the damaged ledger, which is kept as %s", count, kept)
         lock(folder, shared=True, wait=True)
         yield

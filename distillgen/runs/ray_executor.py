@@ -25,6 +25,7 @@ from distillgen.errors import BudgetStop, ConfigError, DistillgenError, Stopped
 from distillgen.extras import need
 from distillgen.flow.bounds import check_cap
 from distillgen.inference.ledger import Ledger
+from distillgen.inference.places import Place
 from distillgen.pipeline.load import Pipeline
 from distillgen.platforms import cores
 from distillgen.runs import shards
@@ -32,7 +33,7 @@ from distillgen.runs.execute import names_in_ledger
 from distillgen.runs.foreman import Foreman, ShardProgress, Tally
 from distillgen.runs.lock import directory_lock, ledger_in_use
 from distillgen.runs.ray_worker import LOGS, Work, Worker, look, worker_share
-from distillgen.runs.resume import ledger_path
+from distillgen.runs.resume import made_place
 from distillgen.runs.run import stage_range
 from distillgen.runs.state import Options
 from distillgen.runs.stopping import HANGUP
@@ -127,7 +128,7 @@ def ask_by_ray(
     with directory_lock(directory), _cluster(crew, directory / LOGS / "ray.log") as cluster:
         workers = _workers(pipeline, crew, cluster, last)
         worker_share(pipeline, options, workers, last)
-        path = ledger_path(pipeline, directory, options)
+        path = made_place(pipeline, directory, options)
         with ledger_in_use(path, options):
             ledger = Ledger(path)  # raises the error of one that cannot be used
             ledger_run, name = names_in_ledger(directory, ledger)
@@ -255,7 +256,7 @@ def _look_around(work: Work, pipeline: Pipeline, cluster: Any) -> None:
             )
 
 
-def refuse_elsewhere(hosts: set[str], ledger: Path) -> None:
+def refuse_elsewhere(hosts: set[str], ledger: Place) -> None:
     """Raise ConfigError if a machine other than this one would write to a ledger that is a file."""
     if isinstance(ledger, Path) and (away := sorted(hosts - {platform.node()})):
         raise ConfigError(

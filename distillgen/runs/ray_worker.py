@@ -23,6 +23,7 @@ from distillgen.flow.stage import Job, RunContext, WorkerServices
 from distillgen.inference.endpoint import endpoint_class
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
+from distillgen.inference.places import Place
 from distillgen.pipeline.load import Pipeline, load
 from distillgen.record import digest
 from distillgen.runs import shards
@@ -54,7 +55,7 @@ class Work:
     directory: Path
     """The directory of the whole run."""
     options: Options
-    ledger: Path
+    ledger: Place
     run: str
     """The name of the run in the ledger. The workers' answers have a name under it, so that their usage is
     that of the run, and the run sees which answers they replaced.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from distillgen.errors import ConfigError
 from distillgen.inference.endpoint import Services, endpoint_class
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
+from distillgen.inference.places import Place, is_there, place_beside, written_beside
 from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.pipeline.load import Done, Pipeline
@@ -27,32 +27,35 @@ from distillgen.teachers.scripted import Scripted
 log = logging.getLogger("distillgen")
 
 
-def ledger_path(pipeline: Pipeline, directory: Path, options: Options) -> Path:
-    """Return the path of a run's ledger, and make the folder of the project's ledger. Raise ConfigError if
+def made_place(pipeline: Pipeline, directory: Path, options: Options) -> Place:
+    """Return the place of a run's ledger, and make the folder of the project's ledger. Raise ConfigError if
     that cannot be made.
     """
-    path = ledger_place(pipeline, directory, options)
-    try:
-        if path == pipeline.run_directory(path.name):
-            path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write to '{path.parent}': {error.strerror}. Choose another place with --ledger"
-        ) from error
-    return path
+    place = ledger_place(pipeline, directory, options)
+    if isinstance(place, Path) and place == pipeline.run_directory(place.name):
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write to '{place.parent}': {error.strerror}. Choose another place with --ledger"
+            ) from error
+    return place
 
 
-def ledger_place(pipeline: Pipeline, directory: Path, options: Options) -> Path:
-    """Return the path of a run's ledger, whether it exists or not.
+def ledger_place(pipeline: Pipeline, directory: Path, options: Options) -> Place:
+    """Return the place of a run's ledger, whether it exists or not.
 
-    That is the one in the options, or the one that the directory used before, or the ledger of the project. A
-    run in which Python functions answer has its own ledger, because a name does not identify a function.
+    That is the one in the options, or that of the pipeline, or the one that the directory used before, or the
+    ledger of the project. A run in which Python functions answer has its own ledger, because a name does not
+    identify a function.
     """
-    own_ledger, stored_path = directory / "ledger.sqlite3", stored_state(directory).get("ledger")
+    own_ledger, stored_place = directory / "ledger.sqlite3", stored_state(directory).get("ledger")
     if options.ledger or options.scripts:
         return options.ledger or own_ledger
-    if stored_path and (directory / stored_path).is_file():
-        return Path(os.path.normpath(directory / stored_path))
+    if place := pipeline.ledger_place():
+        return place
+    if stored_place and is_there(before := place_beside(directory, stored_place)):
+        return before
     if own_ledger.exists():
         return own_ledger
     return pipeline.run_directory("ledger.sqlite3")
@@ -70,9 +73,9 @@ def done(pipeline: Pipeline, directory: Path, limit: int | None = None) -> list[
     nothing.
     """
     state = stored_state(directory)
-    if not state["stages"] or not state["source_rows"] or not (path := Run(directory).ledger).is_file():
+    if not state["stages"] or not state["source_rows"] or not is_there(place := Run(directory).ledger):
         return []
-    ledger = Ledger(path, read_only=True)
+    ledger = Ledger(place, read_only=True)
     try:
         services = Services(ledger, Budget(None), "", pipeline.project.root)
         teachers = {
@@ -191,7 +194,7 @@ def resumed_stages(
         complete = state["stages"] and state["stages"][first - 1]["complete"]
         why = "has changed since it was run" if complete else "has not been run to its end"
         raise ConfigError(f"--from {stage}: the stage before it, '{before}', {why}; run without --from")
-    same_ledger = os.path.relpath(ledger.path, directory) == state.get("ledger")
+    same_ledger = written_beside(directory, ledger.place) == state.get("ledger")
     ledger_seen = state.get("ledger_seen", -1) if same_ledger else -1
     if options.first:
         return standing, first, ledger_seen

@@ -16,7 +16,7 @@ from distillgen.runs.interpreter import run_loop
 from distillgen.runs.lock import directory_lock, ledger_in_use
 from distillgen.runs.log import run_log, without_secrets
 from distillgen.runs.report import write_report
-from distillgen.runs.resume import ledger_path
+from distillgen.runs.resume import made_place
 from distillgen.runs.shards import row_wise
 from distillgen.runs.state import Live, Options
 from distillgen.runs.streams import hold_open
@@ -62,9 +62,11 @@ def run_pipeline(pipeline: Pipeline, directory: Path, options: Options, watch: W
         tracking(options.report_to, pipeline, directory) as reporting,
     ):
         watch = reporting(watch)
-        path = ledger_path(pipeline, directory, options)
-        with ledger_in_use(path, options), one_training_process():
-            live = run_loop(execute(pipeline, plan, directory, options, path, (first, last), warnings, watch))
+        place = made_place(pipeline, directory, options)
+        with ledger_in_use(place, options), one_training_process():
+            live = run_loop(
+                execute(pipeline, plan, directory, options, place, (first, last), warnings, watch)
+            )
         try:
             write_pages(live)
         except (OSError, DistillgenError):

@@ -7,13 +7,13 @@ figures over seeds: a pure function of these runs. So running again continues, a
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError, DistillgenError
+from distillgen.inference.places import Place, place_beside, written_beside
 from distillgen.pipeline.load import Pipeline, load
 from distillgen.runs.directory import Run, is_running
 from distillgen.runs.execute import Watch
@@ -115,7 +115,7 @@ def run_seeds(
     seeds = Seeds(directory)
     measured: list[Mapping[Figure, float] | None] = [None] * len(pipelines)
     with directory_lock(directory), one_training_process():
-        ledger = _ledger(directory, options)
+        ledger = _ledger(directory, options, pipelines[0])
         _write(seeds, pipelines[0], ledger, measured)
         for number, pipeline in enumerate(pipelines):
             announce(number)
@@ -128,19 +128,23 @@ def run_seeds(
     return seeds
 
 
-def _ledger(directory: Path, options: Options) -> Path:
-    """Return the ledger of all seeds: that of the options, the one used before, or one in the directory."""
+def _ledger(directory: Path, options: Options, pipeline: Pipeline) -> Place:
+    """Return the ledger of all seeds: that of the options or the pipeline, the one used before, or one in the
+    directory.
+    """
     if options.ledger:
         return options.ledger
+    if place := pipeline.ledger_place():
+        return place
     try:
-        before = load_state(directory / SEEDS, "ledger")["ledger"]
+        before = str(load_state(directory / SEEDS, "ledger")["ledger"])
     except (FileNotFoundError, Damaged):
         before = "ledger.sqlite3"
-    return Path(os.path.normpath(directory / before))
+    return place_beside(directory, before)
 
 
 def _write(
-    seeds: Seeds, pipeline: Pipeline, ledger: Path, measured: Sequence[Mapping[Figure, float] | None]
+    seeds: Seeds, pipeline: Pipeline, ledger: Place, measured: Sequence[Mapping[Figure, float] | None]
 ) -> None:
     """Write `seeds.json` and the report from the figures of the runs that have come to their end so far.
 
@@ -151,7 +155,7 @@ def _write(
         "about": pipeline.about,
         "seeds": len(measured),
         "finished": [seed for seed, figures in enumerate(measured) if figures is not None],
-        "ledger": os.path.relpath(ledger, seeds.directory),
+        "ledger": written_beside(seeds.directory, ledger),
         **summary(measured),
     }
     replace_text(seeds.directory / SEEDS, json.dumps(content, indent=2) + "\n")

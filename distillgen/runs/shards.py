@@ -7,7 +7,6 @@ them. So the corpus is the one of a single machine, to the byte.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 
 from distillgen.errors import ConfigError
 from distillgen.inference.ledger_files import merge
+from distillgen.inference.places import Place, resolved
 from distillgen.pipeline.load import Pipeline
-from distillgen.runs.directory import Run
+from distillgen.runs.directory import Run, name_in
 
 SAME = ("seed", "models", "stages", "files")  # the parts of the lock file that shards share
 
@@ -71,12 +71,12 @@ def pipeline_of(runs: Sequence[Run]) -> tuple[str, list[str]]:
     return _argument_and_sets(locks[0]["commands"][0], str(_source(locks[0])["name"]))
 
 
-def bring_together(runs: Sequence[Run], ledger: Path, directory: Path) -> int:
+def bring_together(runs: Sequence[Run], ledger: Place, directory: Path) -> int:
     """Copy the answers of shards to a ledger, as those of the run in `directory`; return their number."""
-    name = os.path.relpath(directory.resolve(), ledger.resolve().parent)
+    name = name_in(ledger, directory)
     count = 0
     for run in runs:
-        if run.ledger.resolve() != ledger.resolve():
+        if resolved(run.ledger) != resolved(ledger):
             inside = f"{name}/{run.directory.resolve().name}"
             renamed = {
                 str(use["run"]): inside for use in run.state["usage"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from distillgen.flow.stage import Estimate
 from distillgen.inference.ledger import COUNTS, Ledger, Usage
 from distillgen.inference.limits import Budget
+from distillgen.inference.places import Place, written_beside
 from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.pipeline.load import Pipeline
@@ -41,8 +41,8 @@ class Options:
     """The directory whose runs `max_cost_usd` limits together; default: the run's own directory."""
     concurrency: int | None = None
     """Most requests in flight per model."""
-    ledger: Path | None = None
-    """The file that answers are kept in."""
+    ledger: Place | None = None
+    """The file or the database that answers are kept in."""
     verbose: bool = False
     """Show the lines of run.log to the user, too."""
     report_to: Sequence[str] = ()
@@ -144,7 +144,7 @@ class Live:
             "totals": totals,
             "from_ledger": sum(teacher.activity.replayed for teacher in self.teachers.values()),
             "asked_now": {key: round(totals[key] - before[key], 6) for key in COUNTS},
-            "ledger": os.path.relpath(self.ledger.path, self.directory),
+            "ledger": written_beside(self.directory, self.ledger.place),
             "ledger_seen": self.ledger_seen,
             "seconds": round(time.monotonic() - self.started, 1),
             "updated_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -19,6 +19,7 @@ from distillgen.inference.endpoint import Services, endpoint_class
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
 from distillgen.inference.outcome import Outcome
+from distillgen.inference.places import Place, is_there
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.teacher import Teacher
 from distillgen.pipeline.load import Pipeline
@@ -58,7 +59,7 @@ class Replay(Teacher):
 
 
 def remaining(
-    pipeline: Pipeline, ledger: Path, plan: Sequence[Estimate], limit: int | None
+    pipeline: Pipeline, ledger: Place, plan: Sequence[Estimate], limit: int | None
 ) -> list[Estimate]:
     """Return the bounds of what the ledger does not answer, for the first stages.
 
@@ -67,7 +68,7 @@ def remaining(
     """
     total = plan[0].rows
     local = bool(pipeline.source.files or pipeline.source.stage.draw)
-    if not ledger.is_file() or not local or not total:
+    if not is_there(ledger) or not local or not total:
         return []
     answers = Ledger(ledger, read_only=True)
     try:

@@ -280,7 +280,12 @@ class Critic(Stage):
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Train the critic, then score the records and decide."""
         texts, labels, stop = self._reader(), self.read(job.context.project), Event()
-        kept = job.services.ledger.path.parent / "critics" / self.fingerprint(labels)
+        place = job.services.ledger.place
+        kept = (
+            (place.parent if isinstance(place, Path) else job.context.directory)
+            / "critics"
+            / self.fingerprint(labels)
+        )
         try:
             scored = await asyncio.to_thread(self._trained, labels, kept, stop)
         except asyncio.CancelledError:

@@ -208,7 +208,7 @@ class BoundGather(BoundStage):
         """Write all records to disk, with the number of the next record of the group; then gather."""
         job.services.whole.add(len(job.context.stages))
         following, last = array("q"), dict[bytes, int]()
-        with LinesOnDisk(job.services.ledger.path.parent) as lines:
+        with LinesOnDisk(job.context.directory) as lines:
             async for chunk in chunks:
                 for record in chunk:
                     lines.add(dumps(record.row(), sort_keys=False) + b"\n")

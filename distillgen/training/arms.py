@@ -114,7 +114,7 @@ class Arm:
             }
             former = self._former(spool, stages) if self.on in FROM_DROPPED else None
             rows = self._rows(spool, ledger, former, counts)
-            for part, line in self._arm_rows(rows, ledger.path.parent, counts):
+            for part, line in self._arm_rows(rows, folder, counts):
                 counts[part] += 1
                 files[part].write(line)
                 sha.update(part.encode() + line)

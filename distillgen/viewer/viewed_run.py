@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from distillgen.errors import LedgerError
 from distillgen.inference.ledger import read_answers
+from distillgen.inference.places import is_there
 from distillgen.record import Record, text_of
 from distillgen.runs.directory import Run, reached, stage_file
 from distillgen.state_files import Damaged
@@ -178,7 +179,7 @@ class ViewedRun:
         ledger = self.run.ledger
         ledger_rows, problem = dict[bytes, dict[str, Any]](), ""
         try:
-            ledger_rows = read_answers(ledger, keys) if keys and ledger.exists() else {}
+            ledger_rows = read_answers(ledger, keys) if keys and is_there(ledger) else {}
         except LedgerError as error:
             problem = str(error)
         return [

@@ -18,7 +18,9 @@ import distillgen
 from distillgen.errors import BudgetStop, LedgerError
 from distillgen.inference import claims
 from distillgen.inference.ledger import Answer, Ledger
-from distillgen.inference.statements import Statement
+from distillgen.inference.sqlite_store import SqliteStore
+from distillgen.inference.store import Statement
+from distillgen.platforms import machine
 from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion
 
@@ -109,7 +111,7 @@ def test_a_run_that_is_killed_leaves_its_requests_to_the_other_at_once(project):
         first.communicate()
         begun = time.monotonic()
         ended(second)
-        assert time.monotonic() - begun < claims.LEASE_S and max(endpoint.asked.values()) == 2
+        assert time.monotonic() - begun < SqliteStore.lease_s and max(endpoint.asked.values()) == 2
     assert len(project.read("runs/b/corpus.jsonl")) == 12
 
 
@@ -152,7 +154,7 @@ def test_a_run_whose_requests_queue_looks_again_after_another_came_and_went(proj
             others.append(start(project, "b", "--set", "source.path=data/later.jsonl"))
             while others[0].poll() is None:
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(3 * claims.BEAT_S)  # the first run learns that it is alone again
+            await asyncio.sleep(3 * SqliteStore.beat_s)  # the first run learns that it is alone again
         return completion(body)
 
     with Endpoint(behave) as endpoint:
@@ -237,22 +239,22 @@ def test_a_lone_run_writes_no_claims_and_a_replay_owns_nothing(project):
         assert rows_of(project, "SELECT seq FROM sqlite_sequence WHERE name = 'owners'") == [(1,)]
 
 
-def test_who_holds_a_lease(monkeypatch):
-    here, now = os.uname().nodename, time.monotonic()
+def test_who_holds_a_lease(project):
+    ledger, here = Ledger(project.path / "x"), machine()
+    is_alive = ledger.claims._is_alive
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    assert claims._is_alive(here, os.getpid(), now + 5) and claims._is_alive("elsewhere", child.pid, now + 5)
-    assert not claims._is_alive(here, child.pid, now + 5), "its process has ended"
-    assert not claims._is_alive(here, os.getpid(), now - 1) and not claims._is_alive(
-        "elsewhere", 1, now - 1
-    ), "its lease is over"
-    assert not claims._is_alive("elsewhere", 1, now + 1e6), "the clock of that lease was another start's"
+    assert is_alive(here, os.getpid(), 5) and is_alive("elsewhere", child.pid, 5)
+    assert not is_alive(here, child.pid, 5), "its process has ended"
+    assert not is_alive(here, os.getpid(), -1) and not is_alive("elsewhere", 1, -1), "its lease is over"
+    assert not is_alive("elsewhere", 1, 1e6), "the clock of that lease was another start's"
+    ledger.close_now()
 
 
 def test_a_lease_is_renewed_while_a_request_is_in_flight(project, monkeypatch):
     """Two owners in this process, with leases of two seconds."""
-    monkeypatch.setattr(claims, "LEASE_S", 2.0)
-    monkeypatch.setattr(claims, "BEAT_S", 0.05)
+    monkeypatch.setattr(SqliteStore, "lease_s", 2.0)
+    monkeypatch.setattr(SqliteStore, "beat_s", 0.05)
 
     async def main():
         one, two = Ledger(project.path / "x"), Ledger(project.path / "x")
@@ -260,11 +262,9 @@ def test_a_lease_is_renewed_while_a_request_is_in_flight(project, monkeypatch):
         assert not await two.claim([b"k"], "r", "s", "m") and await two.claim([b"other"], "r", "s", "m")
         left = []
         while len(left) < 50:
-            left.append(
-                two._read.execute("SELECT min(lease_until) FROM owners").fetchone()[0] - time.monotonic()
-            )
+            left += two.store.rows(f"SELECT min(lease_until) - {two.store.now} FROM owners")
             await asyncio.sleep(0.05)
-        assert min(left) > 0.5, "a lease was not renewed before it ended"
+        assert min(left)[0] > 0.5, "a lease was not renewed before it ended"
         assert not await two.claim([b"k"], "r", "s", "m"), "the lease was not renewed"
         one.claims._end_beats()  # as if its process hung
         await asyncio.sleep(3)
@@ -277,8 +277,8 @@ def test_a_lease_is_renewed_while_a_request_is_in_flight(project, monkeypatch):
 
 def test_a_period_alone_does_not_come_again(project, monkeypatch):
     """Or a run whose requests queued all that time would ask for what another one has answered since."""
-    monkeypatch.setattr(claims, "LEASE_S", 0.3)
-    monkeypatch.setattr(claims, "BEAT_S", 0.05)
+    monkeypatch.setattr(SqliteStore, "lease_s", 0.3)
+    monkeypatch.setattr(SqliteStore, "beat_s", 0.05)
 
     async def main():
         one = Ledger(project.path / "x")
@@ -311,12 +311,9 @@ def test_a_claim_goes_in_the_transaction_of_its_answer(project):
     async def main():
         ledger = Ledger(project.path / "x")
         assert await ledger.claim([b"k" * 32], "r", "s", "m", 0.5)
-        assert ledger._read.execute("SELECT cost_usd FROM claims").fetchall() == [(0.5,)]
+        assert ledger.store.rows("SELECT cost_usd FROM claims") == [(0.5,)]
         commit, seen = ledger._commit, []
-        ledger._commit = lambda together: (
-            commit(together),
-            seen.append(ledger._read.execute(state).fetchone()),
-        )
+        ledger._commit = lambda together: (commit(together), seen.append(ledger.store.rows(state)[0]))
         await ledger.add([Answer(b"k" * 32, "r", "s", "m", "ok", 1, 0, 0, 0, 2, 0.5, b"{}", b"{}")])
         await ledger.close()
         assert seen[0] == (1, 0)
@@ -326,7 +323,7 @@ def test_a_claim_goes_in_the_transaction_of_its_answer(project):
 
 
 def lost(ledger):
-    return ledger.connection.execute("SELECT run, cost_usd FROM answers WHERE status = 'lost'").fetchall()
+    return ledger.store.rows("SELECT run, cost_usd FROM answers WHERE status = 'lost'")
 
 
 def test_a_claim_that_another_gave_up_while_this_one_was_written_is_nobodys(project):
@@ -371,8 +368,8 @@ def test_a_claim_survives_that_the_same_transaction_gives_up_an_earlier_one(proj
 
 
 def test_a_process_that_comes_back_after_its_lease_is_seen_by_the_others(project, monkeypatch):
-    monkeypatch.setattr(claims, "LEASE_S", 0.4)
-    monkeypatch.setattr(claims, "BEAT_S", 0.05)
+    monkeypatch.setattr(SqliteStore, "lease_s", 0.4)
+    monkeypatch.setattr(SqliteStore, "beat_s", 0.05)
 
     async def main():
         one, two = Ledger(project.path / "x"), Ledger(project.path / "x")
@@ -409,7 +406,7 @@ def test_a_cap_counts_what_a_killed_run_had_in_flight_even_if_its_number_is_in_u
         )
         (project.path / "runs").mkdir()
         ledger = Ledger(project.path / "runs/x")
-        with ledger.connection as connection:
+        with ledger.store.connection as connection:
             owner = (1, os.uname().nodename, os.getpid(), time.monotonic() + 20, 1)
             connection.execute("INSERT INTO owners VALUES (?, ?, ?, ?, ?)", owner)
             for run in ("a", "b"):

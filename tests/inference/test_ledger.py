@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 import distillgen
 from distillgen.errors import LedgerError
-from distillgen.inference.ledger import VERSION, Answer, Ledger, as_ledger_errors
+from distillgen.inference.ledger import Answer, Ledger
 from distillgen.inference.ledger_files import compact, merge, salvage, verify
 from distillgen.inference.logprobs import pack
 from distillgen.inference.request import Completion, Request
+from distillgen.inference.sqlite_store import VERSION, as_ledger_errors
 from distillgen.platforms import network_file_system
 from tests.endpoint import Endpoint
 
@@ -390,7 +391,7 @@ def test_the_file_system_of_a_folder_is_that_of_its_deepest_mount(folder, kind):
 def test_a_ledger_on_a_network_file_system_is_refused_and_can_be_read(tmp_path, monkeypatch):
     path = tmp_path / "ledger.sqlite3"
     fill(path, answers(1))
-    monkeypatch.setattr("distillgen.inference.ledger.network_file_system", lambda folder: "nfs4")
+    monkeypatch.setattr("distillgen.inference.sqlite_store.network_file_system", lambda folder: "nfs4")
     with pytest.raises(LedgerError, match=r"network file system \(nfs4\).*--ledger"):
         Ledger(path)
     Ledger(path, read_only=True).close_now()
@@ -499,8 +500,8 @@ def test_what_is_promised_to_be_durable_is_on_the_disk(tmp_path):
     committed.
     """
     ledger = Ledger(tmp_path / "ledger.sqlite3")
-    assert ledger.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert ledger.connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert ledger.store.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert ledger.store.connection.execute("PRAGMA synchronous").fetchone() == (2,)
     ledger.close_now()
 
 
@@ -642,8 +643,8 @@ def test_what_sqlite_or_the_disk_says_is_told_with_a_remedy(tmp_path, error, tol
 def test_an_answer_that_could_not_be_written_is_never_called_durable(tmp_path):
     async def main():
         ledger = Ledger(tmp_path / "ledger.sqlite3")
-        pages = ledger.connection.execute("PRAGMA page_count").fetchone()[0]
-        ledger.connection.execute(f"PRAGMA max_page_count = {pages}")
+        pages = ledger.store.connection.execute("PRAGMA page_count").fetchone()[0]
+        ledger.store.connection.execute(f"PRAGMA max_page_count = {pages}")
         big = answers(1)[0]._replace(completion=b"x" * 1_000_000)
         with pytest.raises(LedgerError, match="no space left on the disk"):
             await ledger.add([big])

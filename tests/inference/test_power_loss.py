@@ -6,6 +6,7 @@ import random
 import pytest
 
 from distillgen.errors import LedgerError
+from distillgen.inference import sqlite_store
 from distillgen.inference.ledger import Answer, Ledger
 from distillgen.inference.ledger_files import verify
 from distillgen.inference.request import Completion
@@ -87,14 +88,14 @@ def test_what_was_told_to_be_durable_survives_the_loss_of_power(tmp_path):
 
 def test_a_ledger_that_does_not_sync_each_commit_loses_answers(tmp_path, monkeypatch):
     """A control: the same disk sees what a weaker setting loses."""
-    connect = Ledger.__init__.__globals__["connect"]
+    connect = sqlite_store.connect
 
     def weaker(path, read_only):
         connection = connect(path, read_only)
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
-    monkeypatch.setattr("distillgen.inference.ledger.connect", weaker)
+    monkeypatch.setattr(sqlite_store, "connect", weaker)
     steps = recorded(tmp_path / "disk", 100)
     monkeypatch.undo()
     assert max(losses(tmp_path / "after", steps, range(20))) > 5

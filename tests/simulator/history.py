@@ -27,8 +27,9 @@ import pyreqwest.client
 from distillgen import Filter
 from distillgen.errors import BudgetStop
 from distillgen.inference import ledger as ledger_module
-from distillgen.inference.claims import LEASE_S
+from distillgen.inference import sqlite_store
 from distillgen.inference.ledger import Ledger
+from distillgen.inference.store import Store
 from distillgen.pipeline.load import Pipeline, load
 from distillgen.runs import execute as execute_module
 from distillgen.runs.execute import execute
@@ -330,7 +331,7 @@ class History:
                 raise Broken(f"call {call.number} is paid for, and its answer is not in the ledger")
 
     def _check_end(self) -> None:
-        self.world.now += LEASE_S
+        self.world.now += Store.lease_s
         provider, ledger = self.provider, Ledger(self.folder / "ledger")
         usage = ledger.usage()
         ledger.close_now()
@@ -396,8 +397,8 @@ def _simulated(world: World, provider: Provider) -> Iterator[None]:
     try:
         with (
             mock.patch.object(ledger_module, "Worker", Thread),
-            mock.patch.object(ledger_module, "RESERVE_BYTES", 1),
-            mock.patch.object(ledger_module, "_refuse_network", lambda path: None),
+            mock.patch.object(sqlite_store, "RESERVE_BYTES", 1),
+            mock.patch.object(sqlite_store, "_refuse_network", lambda path: None),
             mock.patch.object(execute_module, "_write_lock", lambda *args: None),
             mock.patch.object(execute_module, "_save_state", lambda live: asyncio.sleep(1e9)),
             mock.patch.object(sqlite3, "connect", connect),

@@ -1,0 +1,251 @@
+"""A ledger in a SQLite file, in WAL mode, for the processes of one machine."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from distillgen.errors import LedgerError
+from distillgen.inference.store import Row, Session, Statement, Store, T, insert
+from distillgen.platforms import network_file_system
+
+RESERVE_BYTES = 4 << 20  # freed when the disk is full, so that answers in flight still fit
+VERSION = 3
+_LATER = ("cache_write_tokens", "reasoning_tokens")  # columns that format 2 lacks
+_UPGRADE = [
+    *(f"ALTER TABLE answers ADD COLUMN {name} DEFAULT 0" for name in _LATER),
+    "DROP INDEX IF EXISTS answers_usage",
+]
+_AS_NOW = (
+    f"CREATE TEMP VIEW answers AS SELECT *, {', '.join(f'0 AS {name}' for name in _LATER)} FROM main.answers"
+)
+
+
+def schema(columns: Sequence[str], usage: Sequence[str]) -> str:
+    """Return the SQL of the tables; `usage` are the columns that sums are made of."""
+    return f"""
+CREATE TABLE IF NOT EXISTS answers (
+    id INTEGER PRIMARY KEY, {", ".join(columns)}, at DEFAULT CURRENT_TIMESTAMP
+);
+CREATE INDEX IF NOT EXISTS answers_by_key ON answers (key);
+CREATE INDEX IF NOT EXISTS answers_usage ON answers ({", ".join(usage)});
+CREATE TABLE IF NOT EXISTS scores (key PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batches (uuid PRIMARY KEY, file, batch);
+CREATE TABLE IF NOT EXISTS batch_lines (custom_id PRIMARY KEY, uuid);
+CREATE TABLE IF NOT EXISTS owners (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, host, pid, lease_until, newest_known
+);
+CREATE TABLE IF NOT EXISTS claims (key PRIMARY KEY, owner, run, stage, model, cost_usd) WITHOUT ROWID;
+PRAGMA user_version = {VERSION};
+"""
+
+
+class SqliteStore(Store):
+    """An open file. Reading and writing have a connection each."""
+
+    random_key = "randomblob(16)"
+    order = "id"
+    numbers_rows = True
+    beat_s = 0.25
+
+    def __init__(
+        self, path: Path, columns: Sequence[str], usage: Sequence[str], *, read_only: bool = False
+    ) -> None:
+        """Open or create the file. Raise LedgerError if it is damaged, not a ledger, or cannot be written."""
+        self.place = self._path = path
+        self.read_only = read_only
+        self._reserve = path.with_name(path.name + ".reserve")
+        with self.errors(), contextlib.ExitStack() as opened:
+            if not read_only:
+                _refuse_network(path)
+            _refuse_truncated(path)
+            self._read = opened.enter_context(contextlib.closing(connect(path, read_only)))
+            version = self._read.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, 2, VERSION):
+                raise LedgerError(
+                    f"{path} is of another version of distillgen (format {version}, this one reads {VERSION})"
+                )
+            if version == 2:
+                self._read.execute(_AS_NOW) if read_only else _upgrade(self._read)
+            if not read_only:
+                self._read.executescript(schema(columns, usage))
+                if not self._reserve.exists():
+                    self._reserve.write_bytes(bytes(RESERVE_BYTES))
+            self.connection = self._read
+            if not read_only:
+                self.connection = opened.enter_context(contextlib.closing(connect(path, read_only)))
+            self._opened = opened.pop_all()
+
+    @property
+    def now(self) -> str:
+        """The time since the machine started: no change of its clock moves it."""
+        return repr(time.monotonic())
+
+    def holds(self, left_s: float) -> bool:
+        """Return whether a lease with so many seconds left holds. The monotonic clock starts again with the
+        machine, so a lease from before is too far in the future.
+        """
+        return 0 < left_s <= self.lease_s
+
+    def add(self, columns: Sequence[str]) -> Statement:
+        """Return the INSERT of answers."""
+        return insert(f"INSERT INTO answers ({', '.join(columns)})", len(columns))
+
+    def errors(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context that raises errors of SQLite and the file system as a LedgerError."""
+        return as_ledger_errors(self._path)
+
+    def rows(self, query: str, values: Sequence[object] = ()) -> list[Row]:
+        """Return the rows of a query, all of them committed."""
+        with self.errors():
+            return self._read.execute(query, values).fetchall()
+
+    def stream(self, query: str) -> Iterator[Row]:
+        """Yield the rows of a long query without holding them all."""
+        with self.errors():
+            rows = self._read.execute(query)
+            while part := rows.fetchmany(1000):
+                yield from part
+
+    def transact(self, work: Callable[[Session], T], *, alone: bool = False) -> T:
+        """Do work in one transaction. If the disk is full, the reserve is freed for it, and LedgerError is
+        raised all the same, so that nothing more is asked.
+        """
+        with self.errors():
+            try:
+                return self._once(work, alone)
+            except sqlite3.OperationalError as error:
+                if "full" not in str(error) or not self._reserve.exists():
+                    raise
+                self._reserve.unlink()
+                with contextlib.suppress(sqlite3.OperationalError):  # a checkpoint that does not fit can wait
+                    self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                self._once(work, alone)
+                raise  # the answers are stored; the run asks no more
+
+    def _once(self, work: Callable[[Session], T], alone: bool) -> T:
+        with self.connection:
+            if alone:
+                self.connection.execute("BEGIN IMMEDIATE")
+            return work(self.connection)
+
+    def last_id(self) -> int:
+        """Return the id of the newest row of any process."""
+        return int(self.rows("SELECT coalesce(max(id), 0) FROM answers")[0][0])
+
+    def tidy(self) -> None:
+        """Write the file anew without free pages."""
+        with self.errors():
+            self.connection.execute("VACUUM")
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def faults(self, most: int) -> Iterator[str]:
+        """Yield what SQLite finds wrong with the file."""
+        lines = (line for (line,) in self.rows(f"PRAGMA integrity_check({most})"))
+        return (f"SQLite: {line}" for line in lines if line != "ok")
+
+    def size(self) -> int:
+        """Return the size of the files in bytes."""
+        files = (self._path.with_name(self._path.name + suffix) for suffix in ("", "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def close(self) -> None:
+        """Close both connections."""
+        self._opened.close()
+        if not self.read_only:
+            self._reserve.unlink(missing_ok=True)
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Upgrade a file of format 2, unless another process has done so."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 2:
+            for statement in _UPGRADE:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def connect(path: Path, read_only: bool) -> sqlite3.Connection:
+    """Open the file. SQLite creates it if it is not `read_only`."""
+    uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    connection = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=30)
+    try:
+        if not read_only:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA cache_size = -8000")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _refuse_network(path: Path) -> None:
+    """Raise LedgerError on a network file system: SQLite's shared memory and locks are for one machine, and a
+    file that two write is damaged.
+    """
+    if kind := network_file_system(path.parent):
+        raise LedgerError(
+            f"the ledger {path} is on a network file system ({kind}), where SQLite can lose answers. Choose "
+            "a folder on a disk of this machine with --ledger, and bring the ledgers of several machines "
+            "together with: distillgen ledger merge"
+        )
+
+
+def _refuse_truncated(path: Path) -> None:
+    """Raise LedgerError if the file is cut short. SQLite notices a missing page only when it reads it."""
+    try:
+        with path.open("rb") as stream:
+            header = stream.read(100)
+    except FileNotFoundError:
+        return
+    if not header:
+        return
+    page = int.from_bytes(header[16:18], "big")
+    promised = int.from_bytes(header[28:32], "big") * (65536 if page == 1 else page)
+    if not header.startswith(b"SQLite format 3\0") or len(header) < 100:
+        raise _damaged(
+            path, "it does not begin as a ledger does; if it is another file, give another --ledger"
+        )
+    if path.stat().st_size < promised and not path.with_name(path.name + "-wal").exists():
+        raise _damaged(path, f"it is cut short: {path.stat().st_size:,} of {promised:,} bytes")
+
+
+def _damaged(path: Path, how: str) -> LedgerError:
+    return LedgerError(
+        f"the ledger {path} is damaged ({how}). Nothing was asked. Run again with --salvage: every answer "
+        "that "
+        "can still be read is copied to a new ledger, the damaged file is kept, and only what is lost is "
+        "asked "
+        "again"
+    )
+
+
+@contextlib.contextmanager
+def as_ledger_errors(path: Path) -> Iterator[None]:
+    """Raise errors of SQLite and the file system as a LedgerError that names the remedy."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        text = str(error)
+        if "malformed" in text or "not a database" in text:
+            raise _damaged(path, text) from error
+        remedies = {
+            "full": "no space left on the disk. The answers that were paid for are safe; free some space and "
+            "run again to go on",
+            "No space": "no space left on the disk. The answers that were paid for are safe; free some space "
+            "and "
+            "run again",
+            "I/O error": "the disk reports an error. The answers that were stored before are safe; mend the "
+            "disk, and run again to go on",
+            "locked": "another program has been writing it for over 30 s",
+            "readonly": "it cannot be written. Choose another --ledger, or make this one writable",
+            "unable to open": "it cannot be opened. Choose another --ledger, or make this one writable",
+            "Permission": "it cannot be opened. Choose another --ledger, or make this one writable",
+        }
+        remedy = next((remedy for sign, remedy in remedies.items() if sign in text), text)
+        raise LedgerError(f"the ledger {path}: {remedy}") from error
