@@ -21,6 +21,7 @@ from distillgen.inference.request import Request
 from distillgen.pipeline.load import load
 from distillgen.teachers import _openai_background
 from distillgen.teachers._openai_responses import chat_of, parameters_of
+from distillgen.teachers._openai_spec import OpenAISpec
 from distillgen.teachers._openai_wire import completions_of
 from distillgen.teachers._settling import settled
 from tests.background_endpoint import BackgroundEndpoint, ended, message, refused
@@ -399,6 +400,12 @@ def test_check_refuses_what_the_api_does_not_have(project, model, stage, remedy)
         load(path)
     if "mode: online" in remedy:
         load(path, ["teacher.mode=online"])
+
+
+def test_the_entry_of_a_model_that_only_judges_is_checked_as_well(project):
+    address = {"base_url": "http://localhost:9/v1", "mode": "background"}
+    with pytest.raises(ConfigError, match="takes no 'seed'"):
+        OpenAISpec(provider="openai", model="m", seed=1, **address).check(project.path)
 
 
 def test_azure_has_no_responses_below_a_deployment(project):
