@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from distillgen.errors import LedgerError
-from distillgen.inference.store import Session, Statement, Store, execute, insert
+from distillgen.inference.store import Session, Statement, Store, insert
 from distillgen.inference.worker import Worker
 from distillgen.platforms import has_ended, machine
 
@@ -211,10 +211,10 @@ class Claims:
         if others:
             flying = dict(self._flying)
             self._written.update(flying)
-            execute(session, _CLAIM, list(flying.values()))
+            self._store.execute(session, _CLAIM, list(flying.values()))
             released = flying.keys() - self._flying.keys()  # since `flying` was copied
             self._written -= released
-            execute(session, _RELEASE, [(key, self._owner) for key in released])
+            self._store.execute(session, _RELEASE, [(key, self._owner) for key in released])
         self._renewed_at = time.monotonic()
         session.execute(
             _LEASE.format(self._store.now), (self._owner, machine(), os.getpid(), self._store.lease_s, newest)

@@ -21,7 +21,7 @@ from distillgen.inference.claims import Claims
 from distillgen.inference.places import Place
 from distillgen.inference.postgres_store import PostgresStore
 from distillgen.inference.sqlite_store import SqliteStore
-from distillgen.inference.store import ENOUGH, Session, Statement, Store, execute, replacing
+from distillgen.inference.store import ENOUGH, Session, Statement, Store, replacing
 from distillgen.inference.worker import Worker
 
 GATHER_S = 0.01
@@ -264,7 +264,7 @@ class Ledger:
     def _commit(self, rows_of: Mapping[Statement, Sequence[tuple[Any, ...]]]) -> None:
         def write(session: Session) -> None:
             for statement, rows in rows_of.items():
-                execute(session, statement, rows)
+                self.store.execute(session, statement, rows)
 
         self.store.transact(write)
 

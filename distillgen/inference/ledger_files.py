@@ -20,7 +20,7 @@ from distillgen.errors import LedgerError
 from distillgen.inference.ledger import ADD_BATCH, ADD_LINE, ADD_SCORE, COUNTS, UNANSWERED, Answer, Ledger
 from distillgen.inference.logprobs import unpack
 from distillgen.inference.places import Place, resolved
-from distillgen.inference.store import Session, Store, execute, insert
+from distillgen.inference.store import Session, Store, insert
 from distillgen.state_files import PARTIAL
 
 BESIDE = {
@@ -83,14 +83,16 @@ class _Copy:
             for key, status in session.execute(query, (newest, *(answer.key for answer in part))).fetchall():
                 is_ok[key] = is_ok.get(key, False) or status == "ok"
             lacking = [a for a in part if a.key not in is_ok or (a.status == "ok" and not is_ok[a.key])]
-            execute(session, add, self.target.stamped([self._copied(answer) for answer in lacking]))
+            self.target.execute(
+                session, add, self.target.stamped([self._copied(answer) for answer in lacking])
+            )
             count += len(lacking)
         for table, columns in BESIDE.items():
             statement = insert(f"INSERT INTO {table} ({', '.join(columns)})", len(columns))
             statement = statement._replace(update=f"ON CONFLICT ({columns[0]}) DO NOTHING")
             rows = self.source.stream(f"SELECT {', '.join(columns)} FROM {table}")
-            while copies := list(islice(rows, COPIED)):
-                execute(session, statement, copies)
+            while beside := list(islice(rows, COPIED)):
+                self.target.execute(session, statement, beside)
         return count
 
     def _copied(self, answer: Answer) -> Answer:

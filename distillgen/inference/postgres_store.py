@@ -231,6 +231,10 @@ class PostgresStore(Store):
                     time.sleep(pause_s)
                     pause_s = min(PAUSES_S[1], 2 * pause_s)
 
+    def execute(self, session: Session, statement: Statement, rows: Sequence[Row]) -> None:
+        """Execute a statement for many rows, which psycopg sends on without waiting for each."""
+        session.executemany(statement.text(), rows)
+
     def last_id(self) -> int:
         """Return the number below that of every transaction that is not decided yet."""
         return int(self.rows("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1")[0][0])

@@ -8,12 +8,11 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from distillgen.inference.places import Place
 
-ENOUGH = 32  # rows that one INSERT takes
+ENOUGH = 32  # rows that a commit does not wait beyond, and rows that one INSERT takes
 
 Row = tuple[Any, ...]
 T = TypeVar("T")
@@ -54,20 +53,6 @@ class Session(Protocol):
 
     def executemany(self, sql: str, rows: Iterable[Row], /) -> Any:
         """Execute a statement for each row."""
-
-
-def execute(session: Session, statement: Statement, rows: Sequence[Row]) -> None:
-    """Execute a statement for many rows, in few steps: each step costs a hand-over of the GIL from the thread
-    that asks, or a way to the server.
-    """
-    if not statement.placeholders:
-        session.executemany(statement.sql, rows)
-        return
-    if statement.update:
-        rows = list({row[0]: row for row in rows}.values())  # PostgreSQL updates no row twice in one step
-    for start in range(0, len(rows), ENOUGH):
-        part = rows[start : start + ENOUGH]
-        session.execute(statement.text(len(part)), list(chain.from_iterable(part)))
 
 
 class Store(ABC):
@@ -122,6 +107,10 @@ class Store(ABC):
         The work of several processes that do it `alone` does not overlap. It may be done again if the
         database went away, so it changes nothing but the database.
         """
+
+    @abstractmethod
+    def execute(self, session: Session, statement: Statement, rows: Sequence[Row]) -> None:
+        """Execute a statement for many rows, as fast as the database takes them."""
 
     @abstractmethod
     def last_id(self) -> int:

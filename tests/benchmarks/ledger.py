@@ -1,7 +1,7 @@
 """The ledger alone: durable inserts, look-ups and claims a second, in a SQLite file and in PostgreSQL.
 
-PostgreSQL is a server of its own on this machine, with its defaults; the ratio is to the SQLite file of the same
-run. A second process that asks makes each request write its claim first.
+PostgreSQL is a server of its own on this machine, with its defaults; the ratio is to the SQLite file of the
+same run. A second process that asks makes each request write its claim first.
 
 Regenerate: python -m tests.benchmarks.ledger --rows 50000 --turns 3
 """
@@ -55,6 +55,7 @@ async def measure(place: Place, rows: int, at_once: int) -> dict[str, float]:
     await ledger.claim([b"this one"], "run", "stage", "model")
     rates["claimed and stored, two processes"] = await stored(ledger, further, claimed=True)
     await second.close()
+    rates["(bytes a row)"] = ledger.store.size() / (rows * 1.2)
     await ledger.close()
     begun = time.perf_counter()
     Ledger(place).close_now()
@@ -82,7 +83,8 @@ def main() -> None:
             )
             for name, rate in files.items():
                 seen.setdefault(name, []).append((rate, databases[name]))
-            print(f"turn {turn + 1}: {databases['durable inserts'] / files['durable inserts']:.2f}", flush=True)
+            ratio = databases["durable inserts"] / files["durable inserts"]
+            print(f"turn {turn + 1}: {ratio:.2f}", flush=True)
     print(f"{'rows a second':<34} {'SQLite':>9} {'PostgreSQL':>11} {'ratio':>6}")
     for name, pairs in seen.items():
         file, database = (median(column) for column in zip(*pairs, strict=True))

@@ -26,6 +26,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 FENCE = re.compile(r"(?:`([\w./-]+\.\w+)`[^`\n]*:\n\n)?^( *)```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 PROGRAMS = {
     "sbatch",
+    "kubectl",
+    "createdb",
     "cd",
     "distillgen",
     "ls",
