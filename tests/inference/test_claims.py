@@ -23,6 +23,7 @@ from distillgen.inference.store import Statement
 from distillgen.platforms import machine
 from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion
+from tests.simulator.machine import in_virtual_time
 
 
 def start(project, name, *args):
@@ -275,23 +276,21 @@ def test_a_lease_is_renewed_while_a_request_is_in_flight(project, monkeypatch):
     asyncio.run(main())
 
 
-def test_a_period_alone_does_not_come_again(project, monkeypatch):
+def test_a_period_alone_does_not_come_again(tmp_path):
     """Or a run whose requests queued all that time would ask for what another one has answered since."""
-    monkeypatch.setattr(SqliteStore, "lease_s", 0.3)
-    monkeypatch.setattr(SqliteStore, "beat_s", 0.05)
 
     async def main():
-        one = Ledger(project.path / "x")
+        one = Ledger(tmp_path / "x")
         await one.claim([b"k"], "r", "s", "m")
         alone = one.claims.period
-        two = Ledger(project.path / "x")
+        two = Ledger(tmp_path / "x")
         await two.claim([b"other"], "r", "s", "m")
         await two.close()
-        await asyncio.sleep(0.5)  # the lease is renewed without the other one
+        await asyncio.sleep(SqliteStore.lease_s)  # the lease is renewed without the other one
         assert alone and one.claims.period not in (0, alone)
         await one.close()
 
-    asyncio.run(main())
+    in_virtual_time(main())
 
 
 def test_two_runs_put_no_line_in_two_batches(project):
@@ -367,23 +366,20 @@ def test_a_claim_survives_that_the_same_transaction_gives_up_an_earlier_one(proj
     asyncio.run(main())
 
 
-def test_a_process_that_comes_back_after_its_lease_is_seen_by_the_others(project, monkeypatch):
-    monkeypatch.setattr(SqliteStore, "lease_s", 0.4)
-    monkeypatch.setattr(SqliteStore, "beat_s", 0.05)
-
+def test_a_process_that_comes_back_after_its_lease_is_seen_by_the_others(tmp_path):
     async def main():
-        one, two = Ledger(project.path / "x"), Ledger(project.path / "x")
+        one, two = Ledger(tmp_path / "x"), Ledger(tmp_path / "x")
         assert await one.claim([b"k"], "r", "s", "m") and await two.claim([b"other"], "r", "s", "m")
         one.claims._end_beats()  # as if its process were stopped
-        while two.claims.shared:
-            await asyncio.sleep(0.02)
+        await asyncio.sleep(2 * SqliteStore.lease_s)
+        assert not two.claims.shared
         one.claims._beat()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(2 * SqliteStore.beat_s)
         assert two.claims.shared and one.claims.shared
         await one.close()
         await two.close()
 
-    asyncio.run(main())
+    in_virtual_time(main())
 
 
 def test_a_request_whose_usage_could_not_be_stored_is_counted_as_lost(project):
@@ -424,7 +420,8 @@ def test_nothing_is_asked_any_more_once_an_answer_could_not_be_stored(project, m
 
     def failing(self, rows_of):
         if any(b"What is 1?" in row[11] for rows in rows_of.values() for row in rows if len(row) > 11):
-            raise sqlite3.OperationalError("disk I/O error")
+            with self.store.errors():
+                raise sqlite3.OperationalError("disk I/O error")
         commit(self, rows_of)
 
     async def behave(body, times):

@@ -7,6 +7,7 @@ import pytest
 
 from distillgen.errors import BudgetStop
 from distillgen.inference.limits import Budget, Rate, Slots
+from tests.simulator.machine import in_virtual_time
 
 
 class Simulated:
@@ -120,6 +121,19 @@ def test_a_rate_is_smooth_and_takes_large_units():
         assert moments[9] < 0.05 and moments[11] >= 0.09 and moments[13] >= 0.5
 
     asyncio.run(main())
+
+
+def test_a_rate_saves_nothing_up_while_nothing_is_asked():
+    async def main():
+        loop, rate = asyncio.get_running_loop(), Rate(600)
+        await rate.take(1)
+        await asyncio.sleep(3600)
+        begun = loop.time()
+        for _ in range(40):
+            await rate.take(1)
+        return loop.time() - begun
+
+    assert 2.8 < in_virtual_time(main()) < 3.2
 
 
 def test_the_budget_reserves_the_worst_case_and_frees_the_rest():

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import gc
 import json
-import logging
-import os
-import random
 import shutil
 import sqlite3
-import sys
 import tempfile
-import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from operator import gt
 from pathlib import Path
 from typing import Any
-from unittest import mock
-
-import pyreqwest.client
 
 from distillgen import Filter
 from distillgen.errors import BudgetStop
-from distillgen.inference import ledger as ledger_module
-from distillgen.inference import sqlite_store
-from distillgen.inference.ledger import Ledger
-from distillgen.inference.store import Store
+from distillgen.inference.ledger import UNANSWERED, Ledger
+from distillgen.inference.limits import FIRST
+from distillgen.inference.sqlite_store import SqliteStore
 from distillgen.pipeline.load import Pipeline, load
-from distillgen.runs import execute as execute_module
 from distillgen.runs.execute import execute
 from distillgen.runs.state import Options
-from tests.simulator.provider import ANSWER, ANSWERED, PRICE, Call, ClientBuilder, Provider
-from tests.simulator.world import Broken, Connection, Process, Thread, World
+from tests.simulator.machine import MEMORY, connect, simulated
+from tests.simulator.provider import ANSWER, ANSWERED, LOST, PRICE, Call, ClientBuilder, Provider
+from tests.simulator.world import Broken, Process, World
 
 SIGINT = 2
-ROWS = 6
+ROWS = 4
 SAMPLES = 3
 MOST_TOKENS = 20
+PATIENCE_S = 5.0  # virtual time in which a process learns of a fault
 ENOUGH_S = 900.0  # virtual time in which every run ends once faults have ended
 STAGES = """\
   - source: {path: data/seeds.jsonl}
@@ -49,7 +39,7 @@ STAGES = """\
 SECOND = (
     '  - generate: {name: again, model: teacher, template: "{{ answer }}", output: second, max_tokens: 20}\n'
 )
-NONE = (None, 0)
+KILLED = "the run was killed before the answer came"
 
 
 @cache
@@ -90,6 +80,8 @@ class Run:
     process: Process | None = None
     lives: int = 0
     done: bool = False
+    complete: bool = False
+    """Whether it has ended with an answer to everything, so that it asks nothing any more."""
     stopped_by_cap: bool = False
 
 
@@ -123,7 +115,7 @@ class History:
         """Play it to its end."""
         global _current
         _current = self
-        self.folder = Path(tempfile.mkdtemp(dir=_memory(), prefix="history-"))
+        self.folder = Path(tempfile.mkdtemp(dir=MEMORY, prefix="history-"))
         self.world.written = self._written
         draw, models = self.world.draw, pipeline(self.samples, self.second).models
         base = pipeline(self.samples, self.second)
@@ -140,7 +132,8 @@ class History:
             f"{self.rows} rows, {self.samples} samples, second stage: {self.second}, {self.limits}"
         )
         self.world.note(f"faults until {self.faults_end - 1000:g}: {self.provider.faulty:g} of the requests")
-        with _simulated(self.world, self.provider):
+        ClientBuilder.provider = self.provider
+        with simulated(self.world):
             try:
                 self._schedule()
                 self.world.run(self._is_over, self.faults_end + ENOUGH_S)
@@ -179,11 +172,16 @@ class History:
                 world.kill(process)
             elif what == "stop":
                 world.stop(process, seconds)
-            elif handler := process.loop.signal_handlers.get(SIGINT):
+            elif SIGINT in process.loop.signal_handlers:
                 world.note(f"{process.name} is interrupted")
-                process.loop.call_soon(handler)
+                self._interrupt(process)
                 if world.draw.random() < 0.3:
-                    process.after(1, handler)
+                    process.after(1, lambda: self._interrupt(process))
+
+    def _interrupt(self, process: Process) -> None:
+        process.interrupts += 1
+        if handler := process.loop.signal_handlers.get(SIGINT):
+            process.loop.call_soon(handler)
 
     def _end_faults(self) -> None:
         self.world.note("faults end")
@@ -197,8 +195,8 @@ class History:
         world, draw = self.world, self.world.draw
         run.lives += 1
         process = run.process = world.start(f"{run.name}{run.lives}")
-        process.run = run.name
-        process.retry, process.io_error, process.begun_at = run.retry, False, world.now
+        process.run, process.retry, process.begun_at = run.name, run.retry, world.now
+        process.complete = run.complete
         if world.now < self.faults_end and draw.random() < 0.15:
             process.kill_at_write = draw.randint(1, 40)
         if world.now < self.faults_end and draw.random() < 0.1:
@@ -222,7 +220,7 @@ class History:
                 return None
             if full:
                 return sqlite3.OperationalError("database or disk is full") if reserve.exists() else None
-            process.io_error = True
+            process.failed_at = process.failed_at or self.world.now
             return sqlite3.OperationalError("disk I/O error")
 
         return failure
@@ -253,7 +251,8 @@ class History:
         is_late = process.begun_at >= self.faults_end
         if error is not None and not hasattr(error, "exit_code"):
             raise Broken(f"{process.name} ends with {error!r}")
-        if error is None and not process.main.result().state("")["failed"] and world.draw.random() < 0.9:
+        run.complete = error is None and not process.main.result().state("")["failed"]
+        if run.complete and world.draw.random() < 0.9:
             run.done, run.process = True, None
         elif is_late and process.retry and (error is None or isinstance(error, BudgetStop)):
             run.done, run.stopped_by_cap, run.process = True, error is not None, None
@@ -278,12 +277,14 @@ class History:
     def _written(self, process: Process) -> None:
         """Look at the rows that a transaction has added."""
         rows = self._rows(
-            "SELECT id, run, status, cost_usd, completion FROM answers WHERE id > ?", self.last_id
+            "SELECT id, run, status, cost_usd, requests, completion FROM answers WHERE id > ?", self.last_id
         )
-        for number, run, status, cost, completion in rows:
+        for number, run, status, cost, requests, completion in rows:
             self.last_id = number
-            text = json.loads(completion).get("text", "")
-            if match := ANSWER.match(text):
+            told = json.loads(completion)
+            if status in UNANSWERED and told["error"] != KILLED:
+                process.uncounted.append(cost)
+            if match := ANSWER.match(told.get("text", "")):
                 answer = int(match[1]), int(match[2])
                 call = self.provider.calls[answer[0]]
                 if answer in self.answers:
@@ -291,6 +292,7 @@ class History:
                 self.answers[answer] = status
                 call.stored += 1
                 call.stored_usd += cost
+                call.requests += requests
                 if status == "ok":
                     self.stored[call.prompt] += 1
                 if run != call.run:
@@ -298,7 +300,7 @@ class History:
 
     def _rows(self, query: str, *parameters: Any) -> list[Any]:
         if self.reader is None:
-            self.reader = _connect(self.folder / "ledger")
+            self.reader = connect(self.folder / "ledger")
         return self.reader.execute(query, parameters).fetchall()
 
     def _check_call(self, call: Call) -> None:
@@ -307,31 +309,55 @@ class History:
         wanted = self.samples if call.prompt.startswith("What") else 1
         calls = self.provider.of_prompt[call.prompt]
         flying = sum(other.samples for other in calls if other.in_flight)
-        if not process.stopped_s and call.samples > wanted - self.stored[call.prompt] - flying:
-            self.world.faults.append(
+        if (
+            call.in_flight
+            and world.now > world.unsure_until
+            and call.samples > wanted - self.stored[call.prompt] - flying
+        ):
+            world.faults.append(
                 f"call {call.number} buys {call.samples} of {wanted} answers; "
                 f"{self.stored[call.prompt]} are stored, {flying} on their way"
             )
+        if any(other.not_before > world.now and other.process is process for other in calls):
+            world.faults.append(f"call {call.number} is too early for the pause that was asked for")
+        if process.complete:
+            world.faults.append(f"call {call.number} is made though everything is answered")
+        if process.failed_at and world.now > process.failed_at + PATIENCE_S:
+            world.faults.append(f"call {call.number} is made though its answer cannot be stored")
         most = limits["max_concurrency"]
         if most and self.provider.flying[process.name] >= most:
-            self.world.faults.append(f"call {call.number} is one too many at once")
+            world.faults.append(f"call {call.number} is one too many at once")
         count = sum(other.process is process for other in self.provider.calls) + 1
-        if (rpm := limits["rpm"]) and count > max(1, rpm / 60) + 1 + (
-            world.now - process.begun_at
-        ) * rpm / 60:
-            self.world.faults.append(f"call {call.number} is too early for {rpm} requests a minute")
+        for name, settled in (("input_tpm", process.tokens[0]), ("output_tpm", process.tokens[1])):
+            tpm, most_open = limits[name], 100 * (most or FIRST)
+            if tpm and settled > max(1, tpm / 60) + most_open + (world.now - process.begun_at) * tpm / 60:
+                world.faults.append(f"call {call.number} is too early for {settled} of {tpm} {name}")
+        recent = sum(other.process is process and other.at > world.now - 2 for other in self.provider.calls)
+        if (rpm := limits["rpm"]) and recent > max(1, rpm / 60) + 1 + 2 * rpm / 60 + (most or FIRST):
+            world.faults.append(f"call {call.number} is one of {recent} in 2 s, for {rpm} requests a minute")
+        if rpm and count > max(1, rpm / 60) + 1 + (world.now - process.begun_at) * rpm / 60:
+            world.faults.append(f"call {call.number} is too early for {rpm} requests a minute")
 
     def _check_life(self, run: Run, process: Process) -> None:
         """Whatever has ended a run but a kill: what it paid for is in the ledger."""
-        if process.io_error:
-            return
         calls = [call for call in self.provider.calls if call.process is process]
+        if process.main.exception() is None:
+            live = process.main.result()
+            if abs(live.budget.reserved) > 1e-9 or any(not t.idle for t in live.teachers.values()):
+                raise Broken(f"{process.name} ends with {live.budget.reserved} reserved, or with requests")
+        if process.failed_at:
+            return
         for call in calls:
             if call.fate in ANSWERED and not call.stored:
                 raise Broken(f"call {call.number} is paid for, and its answer is not in the ledger")
+        if any(call.fate == "given up" for call in calls) and process.interrupts < 2:
+            raise Broken(f"{process.name} gives up answers that are paid for")
+        lost = sorted(call.cost_usd for call in calls if call.fate in LOST)
+        if len(lost) != len(process.uncounted) or any(map(gt, lost, sorted(process.uncounted))):
+            raise Broken(f"{process.name} loses answers for {lost}, and counts {process.uncounted}")
 
     def _check_end(self) -> None:
-        self.world.now += Store.lease_s
+        self.world.now += SqliteStore.lease_s
         provider, ledger = self.provider, Ledger(self.folder / "ledger")
         usage = ledger.usage()
         ledger.close_now()
@@ -342,19 +368,39 @@ class History:
             if run.cap is not None and provider.billed[run.name] > run.cap + 1e-9:
                 raise Broken(f"run {run.name} costs {provider.billed[run.name]}, over its cap of {run.cap}")
         for call in provider.calls:
+            if call.stored and call.requests != 1:
+                raise Broken(f"call {call.number} is counted as {call.requests} requests")
             if call.stored and abs(call.stored_usd - call.cost_usd) > 1e-9:
                 raise Broken(
                     f"call {call.number} is billed {call.cost_usd}, and stored with {call.stored_usd}"
                 )
         for run in self.runs:
             self._check_run(run, sum(used.cost_usd for used in usage if used.run == run.name))
+        for process in self.world.dead:
+            self._check_killed(process)
+        whole = [run for run in self.runs if not run.stopped_by_cap]
+        corpora = {(run.directory / "corpus.jsonl").read_bytes() for run in whole}
+        if len(corpora) > 1 and not self.world.unsure_until:
+            raise Broken("two runs with one ledger have different corpora")
+        if extra := self._rows(
+            "SELECT key FROM answers WHERE status = 'ok' GROUP BY key HAVING count(*) > 1"
+        ):
+            if not self.world.unsure_until:
+                raise Broken(f"{len(extra)} requests have two answers")
+
+    def _check_killed(self, process: Process) -> None:
+        """A kill costs what was in flight, and nothing else."""
+        calls = [call for call in self.provider.calls if call.process is process]
+        missing = [call for call in calls if not call.stored and (call.fate in ANSWERED or not call.ended)]
+        if len(missing) > (self.limits["max_concurrency"] or FIRST):
+            raise Broken(f"a kill of {process.name} loses {len(missing)} answers")
 
     def _check_run(self, run: Run, ledger_usd: float) -> None:
         calls = [call for call in self.provider.calls if call.run == run.name]
         unknown = sum(
             call.cost_usd
             for call in calls
-            if not call.stored and run.cap is None and (call.process.killed or call.process.io_error)
+            if not call.stored and run.cap is None and (call.process.killed or call.process.failed_at)
         )
         if ledger_usd + unknown < self.provider.billed[run.name] - 1e-9:
             raise Broken(
@@ -368,50 +414,3 @@ class History:
         corpus = (run.directory / "corpus.jsonl").read_text().splitlines()
         if not run.stopped_by_cap and len(corpus) != self.rows * self.samples:
             raise Broken(f"run {run.name} has {len(corpus)} rows of {self.rows * self.samples}")
-
-
-def _memory() -> str | None:
-    return "/dev/shm" if os.path.isdir("/dev/shm") else None
-
-
-_connect = sqlite3.connect
-
-
-@contextlib.contextmanager
-def _simulated(world: World, provider: Provider) -> Iterator[None]:
-    """Replace what the product asks of the machine. Nothing else of it is changed, but for the size of the
-    reserve file and the lock file, which cost time and are no part of the promises.
-    """
-
-    def connect(*args: Any, **options: Any) -> sqlite3.Connection:
-        return _connect(*args, factory=Connection, **options)
-
-    state, logging_off = random.getstate(), logging.root.manager.disable
-    random.seed(world.draw.random())
-    logging.disable(logging.CRITICAL)
-    World._running = world
-    ClientBuilder.provider = provider
-    hooks = sys.get_asyncgen_hooks()
-    sys.set_asyncgen_hooks(lambda agen: None, lambda agen: None)
-    gc.disable()
-    try:
-        with (
-            mock.patch.object(ledger_module, "Worker", Thread),
-            mock.patch.object(sqlite_store, "RESERVE_BYTES", 1),
-            mock.patch.object(sqlite_store, "_refuse_network", lambda path: None),
-            mock.patch.object(execute_module, "_write_lock", lambda *args: None),
-            mock.patch.object(execute_module, "_save_state", lambda live: asyncio.sleep(1e9)),
-            mock.patch.object(sqlite3, "connect", connect),
-            mock.patch.object(pyreqwest.client, "ClientBuilder", ClientBuilder),
-            mock.patch.object(time, "monotonic", world.monotonic),
-            mock.patch.object(time, "time", world.wall),
-            mock.patch.object(os, "getpid", lambda: world.current.number),
-            mock.patch.object(os, "kill", world.send_signal),
-        ):
-            yield
-    finally:
-        gc.enable()
-        sys.set_asyncgen_hooks(*hooks)
-        World._running = None
-        random.setstate(state)
-        logging.disable(logging_off)

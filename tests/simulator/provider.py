@@ -50,10 +50,14 @@ class Call:
     samples: int
     at: float
     fate: str = "answered"
+    tokens: tuple[int, int] = (0, 0)
     cost_usd: float = 0.0
     """What is billed."""
     ended: bool = False
     """Whether the client has got an answer or an error."""
+    requests: int = 0
+    not_before: float = 0.0
+    """Before this moment the client is not to ask again."""
     stored: int = 0
     stored_usd: float = 0.0
     """Its answers in the ledger."""
@@ -128,7 +132,7 @@ class Provider:
         draw, fate = self.world.draw, call.fate
         self.world.note(f"{call.process.name}: call {call.number} ends: {fate}")
         if fate == "429":
-            return Response(429, b'{"error":{"message":"rate limit"}}', self._wait())
+            return Response(429, b'{"error":{"message":"rate limit"}}', self._wait(call))
         if fate in ("500", "503"):
             return Response(int(fate), b'{"error":{"message":"overloaded"}}')
         if fate == "gateway":
@@ -137,6 +141,7 @@ class Provider:
             raise RequestError("error", {"causes": [{"message": "client error (Connect)"}]})
         if fate == "torn":
             raise RequestError("error", {"causes": [{"message": "connection closed"}]})
+        call.process.tokens = [sum(pair) for pair in zip(call.process.tokens, call.tokens, strict=True)]
         usage = {"prompt_tokens": call.tokens[0], "completion_tokens": call.tokens[1]}
         finish = "length" if fate == "cut off" else "stop"
         answers = [] if fate == "no choices" else range(1 if fate == "one choice" else call.samples)
@@ -154,12 +159,13 @@ class Provider:
         content = orjson.dumps({"model": "m", "choices": choices, "usage": usage})
         return Response(200, content[:-9] if fate == "malformed" else content)
 
-    def _wait(self) -> dict[str, str]:
+    def _wait(self, call: Call) -> dict[str, str]:
         """A header that asks for a pause of some seconds, in one of the forms in use."""
         seconds = self.world.draw.choice([0, 1, 7, 30])
         form = self.world.draw.randrange(3)
         if form == 0:
             return {}
+        call.not_before = self.world.now + seconds - 1  # a date is cut to whole seconds
         if form == 1:
             return {"retry-after": str(seconds)}
         moment = datetime.fromtimestamp(self.world.wall(), UTC) + timedelta(seconds=seconds)

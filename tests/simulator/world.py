@@ -201,6 +201,12 @@ class Process:
         self.tasks: list[asyncio.Task[Any]] = []
         self.connections: list[sqlite3.Connection] = []
         self.timers: list[tuple[float, float, int, Any]] = []
+        self.run, self.retry, self.complete, self.begun_at, self.failed_at = "", False, False, 0.0, 0.0
+        self.interrupts = 0
+        self.uncounted: list[float] = []
+        """The costs that it has stored for requests without an answer."""
+        self.tokens = [0, 0]
+        """The tokens of its answers: of the prompts, and of the answers."""
         self.writes, self.kill_at_write, self.wrote_answers, self.dying = 0, 0, False, False
         self.failure: Callable[[str], Exception | None] = lambda statement: None
         """Returns the error of a write, if it fails."""
@@ -279,6 +285,8 @@ class World:
         self.trace: list[str] = []
         self.written: Callable[[Process], None] = lambda process: None
         self.steps = 0
+        self.unsure_until = 0.0
+        """Until when processes may not know of one that went on after its lease."""
 
     @classmethod
     def running(cls) -> World:
@@ -335,6 +343,7 @@ class World:
         """SIGSTOP, and SIGCONT later."""
         self.note(f"{process.name} is stopped for {seconds:.0f} s")
         process.stopped_until, process.stopped_s = self.now + seconds, process.stopped_s + seconds
+        self.unsure_until = max(self.unsure_until, process.stopped_until + (10 if self.slow_disk else 1))
 
     def reboot(self) -> None:
         """Kill everything; the monotonic clock starts again."""
