@@ -120,6 +120,20 @@ def index(count: str, out: str) -> None:
     )
 
 
+def scan(count: str, out: str) -> None:
+    """The time of looking the keys of a block up in runs on disk, which grows with the runs."""
+    from distillgen.algorithms.buckets import KEY_BITS, Runs
+
+    chance, runs, size, seconds = np.random.default_rng(0), Runs(Path(out)), 8_500_000, []
+    keys = np.unique(chance.integers(0, 1 << KEY_BITS, 9_400_000, np.uint64))
+    for run in range(6):
+        runs.add(np.sort(chance.integers(0, 1 << KEY_BITS, size, np.uint64)), run * size + np.arange(size))
+        begun = time.process_time()
+        runs.find(keys)
+        seconds.append(time.process_time() - begun)
+    print(f"the runs     {(seconds[-1] - seconds[0]) / (5 * size) * 1e9:.1f} ns for each further entry")
+
+
 def rensa(count: str, out: str) -> None:
     from rensa import RMinHash, RMinHashLSH
 
@@ -246,7 +260,7 @@ def main() -> None:
     print("python -m tests.benchmarks.near_duplicates", *sys.argv[1:], flush=True)
     with tempfile.TemporaryDirectory() as folder:
         if given.index:
-            for what in ("rensa", "index"):
+            for what in ("rensa", "scan", "index"):
                 _, _, peak_mb = measured(sys.executable, what, str(given.texts), Path(folder) / what)
                 print(f"             {peak_mb:,.0f} MB peak", flush=True)
             return
