@@ -3,6 +3,7 @@
 import gc
 import random
 import re
+import signal
 import subprocess
 import sys
 import tracemalloc
@@ -246,3 +247,27 @@ def test_a_run_with_buckets_on_disk_gives_the_same_corpus(project, small_memory,
         assert (project.path / "disk" / name).read_bytes() == (project.path / "memory" / name).read_bytes()
     dropped = Counter(row["meta"]["dropped"]["filter"] for row in project.read("disk/dropped.jsonl"))
     assert dropped["where"] == 214 and dropped["near_duplicate"] > 200
+
+
+def test_a_run_that_is_killed_while_records_wait_on_disk_goes_on(project):
+    project.rows("rows.jsonl", [{"x": text} for text in planted(1_500, length=30)])
+    stages = [{"source": {"path": "rows.jsonl"}}, {"filter": [{"near_duplicate": {"by": ["x"]}}]}]
+    code = f"""
+import os, signal, distillgen
+from distillgen.algorithms import minhash
+minhash.MOST_IN_MEMORY, minhash.BLOCK = 2_000, 300
+matches = minhash.Index.matches
+def killed(index, count):
+    if index.on_disk and index.waiting < 300:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return matches(index, count)
+minhash.Index.matches = killed
+distillgen.run({{"version": 1, "stages": {stages}}}, out="killed")
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=project.path).returncode == -signal.SIGKILL
+    left = {path.name.removesuffix(".partial") for path in (project.path / "killed").iterdir()}
+    for out in ("killed", "whole"):
+        distillgen.run({"version": 1, "stages": stages}, out=out)
+    assert left <= {path.name for path in (project.path / "killed").iterdir()}
+    for name in ("corpus.jsonl", "dropped.jsonl"):
+        assert (project.path / "killed" / name).read_bytes() == (project.path / "whole" / name).read_bytes()
