@@ -180,9 +180,14 @@ def test_a_foreman_that_says_stop_ends_a_worker_once_the_answers_in_flight_are_s
 def test_a_worker_tells_what_stopped_it_and_runs_no_more(project, asked):
     asked.behave = lambda body, times: web.json_response({"error": "no"}, status=401)
     work, _, handle = crew_of(project, workers=1)
+    begun, begin = [], handle.begin.remote
+    handle.begin = SimpleNamespace(
+        remote=lambda worker, shard: (begun.append(shard), begin(worker, shard))[1]
+    )
     answers = run_all(work, handle, workers=1)
     assert {answer["exit_code"][0] for answer in answers} == {2}
     assert len({answer["error"][0] for answer in answers}) == 1 and "teacher" in answers[0]["error"][0]
+    assert begun == [0]
 
 
 def test_answers_that_workers_asked_for_again_reach_the_run(project, asked):
