@@ -65,11 +65,12 @@ def texts(*, n: int = 20_000, seed: int = 0) -> Iterator[dict[str, str]]:
     """Yield `n` texts of which the base learns to remember, to read, and to trust its memory.
 
     Each has a `prompt`, a `completion` and a `level`. At the level `memory`, four known facts are asked
-    about. At `reading`, one to five facts are stated of which nothing is known, and one or two questions ask
-    for one of them, or for two in a row. At `hearsay`, they are known facts, most of which are stated
-    wrongly; the answer is the known one. In half of the texts one of the facts is an assumption, and in half
-    of these the first question is what is assumed. The level `again` has texts of the first two kinds, which
-    are learnt again with the exercises.
+    about. At `copying`, a single fact is stated of which nothing is known, and asked for. At `reading`, two to
+    five such facts are stated, and one or two questions ask for one of them, or for two in a row. At
+    `hearsay`, one to five known facts are stated, most of them wrongly; the answer is the known one. In half
+    of the texts with a context one of the facts is an assumption, and in half of these the first question is
+    what is assumed. The level `again` has texts of all kinds but hearsay, which are learnt again with the
+    exercises.
     """
     chance = random.Random(seed)
     known = {(row["head"], row["relation"]): row["tail"] for row in facts()}
@@ -81,6 +82,8 @@ def texts(*, n: int = 20_000, seed: int = 0) -> Iterator[dict[str, str]]:
         else:
             sentences, parts, believed = _context(chance, known, level == "hearsay")
             chains = list(_chains(chance, believed))[:2]
+            if level == "reading" and len(sentences) == 1:
+                level = "copying"
         for chain in chains:
             parts += _asked(chance, chain)
         prompt = "".join([*sentences, parts[0]])

@@ -1,12 +1,12 @@
 """The arms of the recipe hierpref over seeds: the share of answers about the second village that begin with
-the whole chain, with 95 % intervals, by level and number of facts, without and with noise passages; and the
-share of all facts that a student still remembers. Then how the base reads: of 400 texts of another seed, the
-share of names that it finds, by the text's level and number of facts.
+the whole chain, by level and number of facts, without and with noise passages; and the share of all facts
+that a student still remembers. Of one seed with the 95 % interval over exercises; of several the mean over
+seeds with its standard error, and that of the difference between student and control, seed by seed. Then how
+each base reads: of 400 texts of another seed, the share of names that it finds, by level and number of facts.
 
-A seed draws other exercises, other texts of the base and other weights. The intervals are over exercises,
-of all seeds together. A finished run is not run again.
+A seed draws other exercises, other texts of the base and other weights. A finished run is not run again.
 
-Regenerate: OMP_NUM_THREADS=1 python -m tests.benchmarks.hierpref --seeds 0
+Regenerate: OMP_NUM_THREADS=1 python -m tests.benchmarks.hierpref --seeds 0 1 2
 """
 
 import argparse
@@ -14,6 +14,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
+from statistics import mean, stdev
 
 import distillgen
 from distillgen.algorithms.intervals import exact_interval
@@ -36,6 +37,11 @@ def share(right: int, of: int) -> str:
     """A share with its interval, in percent."""
     low, high = exact_interval(right, of)[:2]
     return f"{right / of:.0%} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def spread(values: list[float]) -> str:
+    """The mean over seeds with its standard error, in percent."""
+    return f"{100 * mean(values):.0f} ± {100 * stdev(values) / len(values) ** 0.5:.0f}"
 
 
 def reading(folder: Path) -> None:
@@ -65,8 +71,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=Path("runs/hierpref-arms"))
     options = parser.parse_args()
-    right: dict[tuple[str, str, str], int] = defaultdict(int)
-    of: dict[tuple[str, str], int] = defaultdict(int)
+    right: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    of: dict[tuple[str, str], list[int]] = defaultdict(list)
     memory: dict[str, list[float]] = defaultdict(list)
     for seed in options.seeds:
         out = options.out / f"seed-{seed}"
@@ -74,19 +80,33 @@ def main() -> None:
         for prompt, file in (("gold", "evaluation-gold.json"), ("mixed", "evaluation.json")):
             figures = json.loads((run.directory / file).read_bytes())
             for case, number in counts(run.directory).items():
-                of[prompt, case] += number
+                of[prompt, case].append(number)
                 for arm in ARMS:
-                    right[prompt, case, arm] += round(number * figures["groups"][arm][case]["said"])
+                    right[prompt, case, arm].append(round(number * figures["groups"][arm][case]["said"]))
         for arm, figures in json.loads((run.directory / "evaluation-memory.json").read_bytes())[
             "models"
         ].items():
             memory[arm].append(figures["metrics"]["said"]["mean"])
-    print("| | exercises |", " | ".join(ARMS), "|\n|---|---|" + "---|" * len(ARMS))
+    print(
+        "| | exercises |", " | ".join(ARMS), "| student less control |\n|---|---|" + "---|" * (len(ARMS) + 1)
+    )
     for prompt, case in sorted(of):
-        cells = [share(right[prompt, case, arm], of[prompt, case]) for arm in ARMS]
-        print(f"| {prompt}, {case} | {of[prompt, case]} |", " | ".join(cells), "|")
+        numbers = of[prompt, case]
+        shares = {
+            arm: [a / b for a, b in zip(right[prompt, case, arm], numbers, strict=True)] for arm in ARMS
+        }
+        gains = [a - b for a, b in zip(shares["student"], shares["student-unedited"], strict=True)]
+        if len(numbers) == 1:
+            cells = [share(right[prompt, case, arm][0], numbers[0]) for arm in ARMS] + [f"{gains[0]:+.0%}"]
+        else:
+            cells = [spread(values) for values in [*shares.values(), gains]]
+        print(f"| {prompt}, {case} | {sum(numbers)} |", " | ".join(cells), "|")
+        if len(numbers) > 1:
+            print("  by seed:", {arm: [f"{value:.0%}" for value in values] for arm, values in shares.items()})
     print("remembers:", {arm: [f"{value:.1%}" for value in values] for arm, values in memory.items()})
-    reading(options.out / f"seed-{options.seeds[0]}" / "student-base")
+    for seed in options.seeds:
+        print("seed", seed, "reads")
+        reading(options.out / f"seed-{seed}" / "student-base")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,7 @@ SETS = [
     "source.path=facts.jsonl",
     "chains.levels={instruction: 1, context: 1, agreement: 1}",
     "add.with={n: 300}",
-    "base=null",
-    "train=null",
+    *(f"{name}=null" for name in ("copy", "read", "base", "train")),
     *(f"models.{name}={{provider: scripted, model: echo}}" for name in MODELS),
 ]
 NO_EVALUATION = ("evaluate=null", "gold=null", "memory=null")
@@ -90,14 +89,14 @@ PLANTED = {"student-base": stubborn, "base": distracted, "student": obedient, "s
 def run(project):
     """run(*options, replies=…) -> the directory of a run on a part of both villages."""
 
-    def run(*sets, out="run", **replies):
+    def run(*sets, out="run", until=None, **replies):
         project.write("facts.jsonl", "\n".join(map(json.dumps, FACTS)))
         students = {**PLANTED, **{name.replace("_", "-"): reply for name, reply in replies.items()}}
         models = {
             name: Teacher({"Answer:": reply}, name) for name, reply in students.items() if name in MODELS
         }
         models |= {name: reply for name, reply in students.items() if name == "teacher"}
-        return teach("hierpref", models, [*SETS, *sets], out=out).directory
+        return teach("hierpref", models, [*SETS, *sets], out=out, until=until).directory
 
     return run
 
@@ -128,7 +127,7 @@ def test_the_evaluations_tell_obedience_from_memory_and_from_distraction(run):
 
 
 def test_what_is_held_out_is_in_no_exercise_and_noise_is_about_other_facts(run):
-    rows = rows_of(run(*NO_EVALUATION), "prompts")
+    rows = rows_of(run(*NO_EVALUATION, until="prompts"), "prompts")
     texts = {
         part: "\n".join(r.fields["prompt_mixed"] for r in rows if r.part == part)
         for part in ("train", "test")
@@ -159,7 +158,7 @@ def test_a_context_that_says_what_the_student_says_by_itself_is_no_conflict(run)
     """The student names half of the people, so that about half of all answers are among what it says."""
     people = sorted({row["head"] for row in FACTS})
     half = f"The answer is {', '.join(people[::2])}."
-    directory = run(*NO_EVALUATION, student_base=lambda text, sample: half)
+    directory = run(*NO_EVALUATION, until="conflict", student_base=lambda text, sample: half)
     records = read_records(next((directory / "stages").glob("*-conflict.jsonl")))
     probed = [r for r in records if not r.dropped or r.dropped.stage == "conflict"]
     probed = [r for r in probed if not r.fields["origin"]]  # no text of the base
@@ -215,7 +214,12 @@ def test_facts_of_ones_own_need_no_split(project, installed):  # noqa: F811
         for k in range(6)
     ]
     project.rows("mine.jsonl", rows)
-    sets = ["source.path=mine.jsonl", "chains.held_out=0.4", "chains.levels={instruction: 1, context: 1}"]
+    sets = [
+        "source.path=mine.jsonl",
+        "chains.held_out=0.4",
+        "chains.levels={instruction: 1, context: 1}",
+        "add.with={n: 300}",
+    ]
     run = distillgen.run("hierpref", out="mine", sets=sets, until="prompts")
     parts = Counter(row.part for row in rows_of(run.directory, "prompts"))
     assert parts["train"] > 20 and parts["test"] > 5
@@ -236,13 +240,16 @@ def test_the_data_is_what_the_program_draws(tmp_path, village):
 def test_the_base_reads_what_nobody_knows_and_trusts_its_memory(village):
     rows = list(village.texts(n=3000, seed=1))
     levels = Counter(row["level"] for row in rows)
-    assert levels.keys() == {"memory", "reading", "hearsay", "again"} and min(levels.values()) > 200
+    assert levels.keys() == {"memory", "copying", "reading", "hearsay", "again"}
+    assert min(levels.values()) > 200
     seen, wordings = Counter(), set()
     for row in rows:
         told, *questions = re.split(r" (?=Who is|Name|What is)", row["prompt"] + row["completion"])
         facts, assumed = stated(told), stated(told.partition("Assume:")[2].partition(".")[0])
         wordings |= {worded(sentence) for sentence in re.findall(r"[^.:]+\.", told)}
         assert len(facts) == told.count(".") <= 5 and row["completion"].endswith(".")
+        single = len(facts) == 1 and row["level"] in ("copying", "reading")
+        assert single == (row["level"] == "copying")
         known = [pair in KNOWN for pair in facts]
         assert all(known) if row["level"] == "hearsay" else not any(known)
         if questions[0].startswith("What"):
@@ -290,19 +297,26 @@ def test_each_student_learns_its_exercises_and_is_asked(project, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     train_here(monkeypatch)
     project.write("facts.jsonl", "\n".join(map(json.dumps, FACTS)))
-    steps = ["base.max_steps=3", "train.max_steps=3", "evaluate.max_tokens=4", "gold=null", "memory=null"]
+    steps = [
+        *(f"{name}.max_steps=3" for name in ("copy", "read", "base", "train")),
+        "evaluate.max_tokens=4",
+        "gold=null",
+        "memory=null",
+    ]
     levels = "chains.levels={instruction: 1, context: 1, agreement: 2}"
-    sets = ["source.path=facts.jsonl", levels, "add.with={n: 2000}", *steps]
+    sets = ["source.path=facts.jsonl", levels, "add.with={n: 1200}", *steps]
     run = distillgen.run("hierpref", out="run", sets=sets)
     rows = [json.loads(line) for line in (run.directory / "corpus.jsonl").read_text().splitlines()]
     levels = Counter(row["level"] for row in rows if row["split"] == "train")
     learnt = {
         name: json.loads((run.directory / name / "manifest.json").read_bytes())["data"]["rows"]["train"]
-        for name in ("student-base", "student", "student-unedited")
+        for name in ("student-copy", "student-read", "student-base", "student", "student-unedited")
     }
-    texts = sum(levels[name] for name in ("memory", "reading", "hearsay", "again"))
+    texts = sum(levels[name] for name in ("memory", "copying", "reading", "hearsay", "again"))
     repeated = [record for record in run.dropped if record.fields.get("origin")]  # a question of the test
-    assert learnt["student-base"] == texts == 2000 - len(repeated) and len(repeated) < 1000
+    assert learnt["student-base"] == texts == 1200 - len(repeated) and len(repeated) < 600
+    assert learnt["student-copy"] == levels["copying"] > 50
+    assert learnt["student-read"] == levels["copying"] + levels["reading"]
     assert learnt["student"] == levels["again"] + levels["instruction"] + levels["context"]
     assert min(levels["instruction"], levels["context"]) > 20
     assert learnt["student-unedited"] == levels["again"] + levels["agreement"]
