@@ -65,8 +65,8 @@ def texts(*, n: int = 20_000, seed: int = 0) -> Iterator[dict[str, str]]:
     """Yield `n` texts of which the base learns to remember, to read, and to trust its memory.
 
     Each has a `prompt`, a `completion` and a `level`. At the level `memory`, four known facts are asked
-    about. At `copying`, a single fact is stated of which nothing is known, and asked for. At `reading`, two to
-    five such facts are stated, and one or two questions ask for one of them, or for two in a row. At
+    about. At `copying`, a single fact is stated of which nothing is known, and asked for. At `reading`, two
+    to five such facts are stated, and one or two questions ask for one of them, or for two in a row. At
     `hearsay`, one to five known facts are stated, most of them wrongly; the answer is the known one. In half
     of the texts with a context one of the facts is an assumption, and in half of these the first question is
     what is assumed. The level `again` has texts of all kinds but hearsay, which are learnt again with the
