@@ -25,14 +25,13 @@ from distillgen.errors import BudgetStop, ConfigError, DistillgenError, Stopped
 from distillgen.extras import need
 from distillgen.flow.bounds import check_cap
 from distillgen.inference.ledger import Ledger
-from distillgen.inference.places import Place
 from distillgen.pipeline.load import Pipeline
 from distillgen.platforms import cores
 from distillgen.runs import shards
 from distillgen.runs.execute import names_in_ledger
 from distillgen.runs.foreman import Foreman, ShardProgress, Tally
 from distillgen.runs.lock import directory_lock, ledger_in_use
-from distillgen.runs.ray_worker import LOGS, Work, Worker, look, worker_share
+from distillgen.runs.ray_worker import LOGS, Work, Worker, look, refuse_elsewhere, worker_share
 from distillgen.runs.resume import made_place
 from distillgen.runs.run import stage_range
 from distillgen.runs.state import Options
@@ -138,6 +137,7 @@ def ask_by_ray(
                 argument,
                 tuple(sets),
                 rows,
+                platform.node(),
                 Path.cwd(),
                 directory.resolve(),
                 replace(options, ledger=None, salvage=False, report_to=()),
@@ -247,23 +247,13 @@ def _look_around(work: Work, pipeline: Pipeline, cluster: Any) -> None:
             raise ConfigError(f"--executor ray: {error.cause}") from None
         raise
     _, here_digest = look(work)
-    refuse_elsewhere({host for host, _ in looks}, work.ledger)
+    refuse_elsewhere({host for host, _ in looks}, work)
     for host, there in looks:
         if there != here_digest:
             raise ConfigError(
                 f"--executor ray: the pipeline '{pipeline.name}' or one of its files differs on {host}: each "
                 "machine of the cluster needs the same project and the same version of distillgen"
             )
-
-
-def refuse_elsewhere(hosts: set[str], ledger: Place) -> None:
-    """Raise ConfigError if a machine other than this one would write to a ledger that is a file."""
-    if isinstance(ledger, Path) and (away := sorted(hosts - {platform.node()})):
-        raise ConfigError(
-            f"--executor ray: the cluster has another machine ({away[0]}), and the ledger {ledger} is a file "
-            "of SQLite, whose locks are for one machine. Give a ledger in PostgreSQL: --ledger "
-            "postgresql://…; or unset RAY_ADDRESS, to work on this machine alone"
-        )
 
 
 def _carry_out(work: Work, spent_usd: float, gpus: int, total: int | None, show: Show | None) -> None:

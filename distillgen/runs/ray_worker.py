@@ -50,6 +50,8 @@ class Work:
     sets: tuple[str, ...]
     rows: Path | None
     """The file that takes the place of the source, if the rows came from Python."""
+    host: str
+    """The name of the machine on which the command runs."""
     folder: Path
     """The working directory of the command, in which the pipeline is found."""
     directory: Path
@@ -102,6 +104,16 @@ def look(work: Work) -> tuple[str, str]:
             return platform.node(), digest(work.load().fingerprints(work.options.limit))
     except OSError as error:
         raise _absent(work) from error
+
+
+def refuse_elsewhere(hosts: set[str], work: Work) -> None:
+    """Raise ConfigError if a machine other than the command's would write to a ledger that is a file."""
+    if isinstance(work.ledger, Path) and (away := sorted(hosts - {work.host})):
+        raise ConfigError(
+            f"--executor ray: the cluster has another machine ({away[0]}), and the ledger {work.ledger} is a "
+            "file of SQLite, whose locks are for one machine. Give a ledger in PostgreSQL: --ledger "
+            "postgresql://…; or unset RAY_ADDRESS, to work on this machine alone"
+        )
 
 
 def _absent(work: Work) -> ConfigError:
@@ -205,6 +217,7 @@ class _Bench:
             os.chdir(work.folder)
         except OSError as error:
             raise _absent(work) from error
+        refuse_elsewhere({platform.node()}, work)  # a cluster may have grown since the command looked
         self._work, self._foreman, self._number = work, foreman, number
         self._pipeline = pipeline = worker_share(work.load(), work.options, work.workers, work.last)
         secrets = set[str]().union(*(spec.secrets() for spec in pipeline.models.values()))

@@ -6,6 +6,7 @@ that they call as Ray's actors call each other.
 
 import asyncio
 import os
+import platform
 import random
 import signal
 import sqlite3
@@ -15,17 +16,21 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from types import SimpleNamespace
 
+import click
 import pytest
 from aiohttp import web
 
 import distillgen
+from distillgen.cli.run import run as command
 from distillgen.errors import ConfigError
+from distillgen.inference.places import Database
 from distillgen.runs import ray_executor
 from distillgen.runs.foreman import MOST_ATTEMPTS, Count, Foreman
-from distillgen.runs.ray_executor import Crew, check_ray, refuse_elsewhere
-from distillgen.runs.ray_worker import Work, Worker, look, worker_share
+from distillgen.runs.ray_executor import Crew, check_ray
+from distillgen.runs.ray_worker import Work, Worker, look, refuse_elsewhere, worker_share
 from distillgen.runs.shards import row_wise
 from distillgen.runs.state import Options
 from tests.endpoint import Endpoint, completion
@@ -57,7 +62,9 @@ def crew_of(project, options=None, workers=2, shards=6, pipeline="ask", **change
     folder = project.path / "runs"
     folder.mkdir(exist_ok=True)
     names = folder / "ask", options, folder / "ledger.sqlite3", "ask"
-    work = Work(pipeline, (), None, project.path, *names, shards, workers, row_wise(loaded) - 1)
+    work = Work(
+        pipeline, (), None, platform.node(), project.path, *names, shards, workers, row_wise(loaded) - 1
+    )
     foreman = Foreman(options.max_cost_usd, 0.0)
 
     def called(name):
@@ -284,7 +291,8 @@ def test_a_pipeline_that_begins_with_all_records_has_no_work_for_workers(project
     ],
 )
 def test_options_without_their_executor_are_told_before_anything_is_asked(project, asked, words, told):
-    assert told in project.cli("run", "ask", *words, check=2).stderr
+    with pytest.raises((ConfigError, click.UsageError), match=told):
+        command.main(["ask", *words], standalone_mode=False)
     assert not asked.bodies
 
 
@@ -298,16 +306,18 @@ def test_without_ray_the_remedy_is_its_extra(project, asked, monkeypatch):
 
 
 def test_another_machine_needs_the_same_project_and_a_ledger_that_it_reaches(project, asked, tmp_path):
-    work, _, _ = crew_of(project)
+    work, _, handle = crew_of(project)
     host, before = look(work)
-    refuse_elsewhere({host}, work.ledger)
+    refuse_elsewhere({host}, work)
     with pytest.raises(ConfigError, match="another machine .far..*--ledger postgresql"):
-        refuse_elsewhere({host, "far"}, work.ledger)
+        refuse_elsewhere({host, "far"}, work)
+    refuse_elsewhere({host, "far"}, replace(work, ledger=Database("postgresql://me@far/answers")))
+    worker = Worker(replace(work, host="far"), handle)  # a machine that came later
+    assert "file of SQLite" in worker({"item": [0]})["error"][0] and not asked.bodies
     rows(project, 25)
     assert look(work)[1] != before
-    absent = Work(**{**vars(work), "folder": tmp_path / "elsewhere"})
     with pytest.raises(ConfigError, match="needs the project at the same path"):
-        look(absent)
+        look(replace(work, folder=tmp_path / "elsewhere"))
 
 
 def test_the_extra_options_have_defaults():
@@ -328,17 +338,17 @@ def test_a_killed_actor_costs_its_requests_in_flight_and_nothing_else(project):
             env=project.env(),
             stderr=subprocess.PIPE,
             text=True,
-        ) as command:
+        ) as running:
             ledger, victim = project.path / "runs/ledger.sqlite3", None
-            while victim is None and command.poll() is None:
+            while victim is None and running.poll() is None:
                 time.sleep(0.02)
                 if len(endpoint.bodies) >= 30:
                     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as database:
                         workers = [pid for (pid,) in database.execute("SELECT pid FROM owners WHERE pid")]
-                    victim = random.Random(1).choice([pid for pid in workers if pid != command.pid] or [None])
+                    victim = random.Random(1).choice([pid for pid in workers if pid != running.pid] or [None])
             os.kill(victim, signal.SIGKILL)
-            told = command.communicate()[1]
-        assert command.returncode == 0, told
+            told = running.communicate()[1]
+        assert running.returncode == 0, told
         assert "9 of 9 shards; 90 of 90 rows" in told and "1 begun again, as the worker died" in told
         distinct, sent = len(endpoint.asked), endpoint.asked.total()
         assert distinct == 180 + 30 and sent - distinct <= 2  # what a worker has in flight
