@@ -13,7 +13,9 @@ import contextlib
 import logging
 import os
 import platform
+import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +40,7 @@ from distillgen.runs.state import Options
 from distillgen.runs.stopping import HANGUP
 
 SHARDS_PER_WORKER = 8  # so that a worker that ends early finds another shard
+CONNECT_S = 10.0  # the longest wait for a cluster to answer
 LOOK_S = 0.5  # seconds between two looks at the work of all
 ENVIRONMENT = {  # variables that are set already keep their values
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -180,10 +183,11 @@ def _cluster(crew: Crew, log_file: Path) -> Iterator[Any]:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if address := os.environ.get("RAY_ADDRESS", ""):
+        _check_address(address)
     import ray
     import ray.data
 
-    address = os.environ.get("RAY_ADDRESS")
     local = {"num_cpus": max(cores(), (crew.workers or 0)) + 1, "include_dashboard": False}
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -202,11 +206,24 @@ def _cluster(crew: Crew, log_file: Path) -> Iterator[Any]:
             ray.shutdown()
 
 
+def _check_address(address: str) -> None:
+    """Raise ConfigError if nothing answers at host:port. Ray itself would try for many minutes."""
+    if re.fullmatch(r"[\w.-]+:\d+", address):
+        host, _, port = address.partition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        except OSError as error:
+            raise ConfigError(
+                f"--executor ray: no cluster answers at RAY_ADDRESS={address}: {error}. Start one with "
+                "ray start --head, or unset RAY_ADDRESS, to work on this machine alone"
+            ) from error
+
+
 def _workers(pipeline: Pipeline, crew: Crew, cluster: Any, last: int) -> int:
     """Return the number of workers. Raise ConfigError if the cluster has no place for them."""
     has, gpus = cluster.cluster_resources(), _gpus(pipeline, last)
     places = {"CPU": int(has.get("CPU", 0))}
-    if "RAY_ADDRESS" not in os.environ:
+    if not os.environ.get("RAY_ADDRESS"):
         places["CPU"] -= 1  # the one more of _cluster
     if gpus:
         places["GPU"] = int(has.get("GPU", 0)) // gpus

@@ -9,6 +9,7 @@ import os
 import platform
 import random
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -302,6 +303,16 @@ def test_without_ray_the_remedy_is_its_extra(project, asked, monkeypatch):
         distillgen.run("ask", executor="ray", progress=False)
     with pytest.raises(ConfigError, match="there is no executor 'dask'"):
         distillgen.run("ask", executor="dask", progress=False)
+    assert not asked.bodies
+
+
+def test_a_cluster_that_does_not_answer_is_told_at_once(project, asked, monkeypatch):
+    monkeypatch.setattr(ray_executor, "need", lambda *names: None)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{bound.getsockname()[1]}")
+        with pytest.raises(ConfigError, match="no cluster answers at RAY_ADDRESS=127.0.0.1"):
+            distillgen.run("ask", executor="ray", progress=False)
     assert not asked.bodies
 
 
