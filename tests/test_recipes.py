@@ -42,7 +42,7 @@ def before_training(pipeline):
     """The last stage before one that needs torch."""
     names = []
     for stage in pipeline.stages:
-        if stage.makes(home("pipelines"), pipeline.project):
+        if stage.kind == "search" or stage.makes(home("pipelines"), pipeline.project):
             break
         names.append(stage.name)
     return names[-1]
