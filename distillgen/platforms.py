@@ -7,6 +7,7 @@ import importlib
 import os
 import platform
 import re
+import signal
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -104,6 +105,34 @@ def network_file_system(folder: Path, mounts: str | None = None) -> str:
                 source.split()[0],
             )  # of two mounts on one folder, the later is seen
     return kind if kind.startswith(NETWORK_FILE_SYSTEMS) else ""
+
+
+def kills_for_memory(counters: str | None = None) -> int | None:
+    """Return how many processes the kernel has killed because memory ran out; None where it does not say.
+
+    Linux tells it in `counters`, the text of /proc/vmstat, for all containers of the machine.
+    """
+    try:
+        counters = counters or Path("/proc/vmstat").read_text(encoding="ascii")
+    except OSError:
+        return None
+    counts = dict(line.split() for line in counters.splitlines())
+    return int(counts["oom_kill"]) if "oom_kill" in counts else None
+
+
+def how_ended(code: int, kills_before: int | None) -> str:
+    """Say how a process ended, by its exit code, negative for a signal, and the kernel's count before it."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in {*signal.Signals} else f"signal {-code}"
+    if name != "SIGKILL":
+        return f"crashed ({name})"
+    kills = kills_for_memory()
+    if kills is None or kills_before is None:
+        return "was killed (was there enough memory?)"
+    if kills > kills_before:
+        return "was killed by the kernel because memory ran out: take a smaller batch, model or max_length"
+    return "was killed by somebody (SIGKILL); memory had not run out"
 
 
 @cache

@@ -184,3 +184,15 @@ def test_a_process_that_has_ended(monkeypatch):
     monkeypatch.setattr(platforms, "WINDOWS", True)
     monkeypatch.setattr(os, "kill", None)
     assert not platforms.has_ended(os.getpid())
+
+
+def test_a_lack_of_memory_is_told_from_a_crash(monkeypatch):
+    assert platforms.kills_for_memory("nr_free_pages 7\noom_kill 3\n") == 3
+    assert platforms.kills_for_memory("nr_free_pages 7\n") is None
+    told = {}
+    for kills in (3, 4, None):
+        monkeypatch.setattr(platforms, "kills_for_memory", lambda kills=kills: kills)
+        told[kills] = platforms.how_ended(-9, 3)
+    assert "by somebody" in told[3] and "because memory ran out" in told[4] and "enough memory?" in told[None]
+    assert platforms.how_ended(-11, 3) == "crashed (SIGSEGV)" and platforms.how_ended(2, 3).endswith("code 2")
+    assert platforms.how_ended(-63, 3) == "crashed (signal 63)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import json
 import logging
@@ -187,6 +188,8 @@ async def _carry_out(live: Live, options: Options, watch: Watch | None) -> None:
             error = Stopped(live.stopping or "stopped")
         except OSError as failure:
             remedy = "The answers that were paid for are safe; mend it and run again to go on"
+            if failure.errno == errno.EMFILE:
+                remedy = remedy.replace("mend it", "raise the limit with ulimit -n, or lower --concurrency,")
             reason = (failure.strerror or str(failure)).lower()
             error = DistillgenError(f"cannot write to '{live.directory}': {reason}. {remedy}")
             error.__cause__ = failure

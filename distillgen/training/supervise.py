@@ -16,6 +16,7 @@ from typing import BinaryIO
 import orjson
 
 from distillgen.errors import ConfigError, DistillgenError, UserCodeError
+from distillgen.platforms import how_ended, kills_for_memory
 from distillgen.text.display import duration, number
 
 LOOK_EVERY_S = 0.3
@@ -119,22 +120,26 @@ def one_training_process() -> Iterator[TrainingProcess]:
 async def supervise(work: Path, stage: str, notes: MutableMapping[str, str]) -> None:
     """Train in the training process, and raise an error if it fails; `notes` shows the stage's progress."""
     (work / "error.json").unlink(missing_ok=True)
+    kills = kills_for_memory()
     with one_training_process() as process:
         code = await process.carry_out(work, notes, stage)
     if code:
-        raise _failure(code, work, stage)
+        raise _failure(code, work, stage, kills)
 
 
-def _failure(code: int, work: Path, stage: str) -> DistillgenError:
-    """Return the error that the process wrote; if it wrote none, one with its last lines of output."""
+def _failure(code: int, work: Path, stage: str, kills: int | None) -> DistillgenError:
+    """Return the error that the process wrote; if it wrote none, one with its last lines of output.
+
+    `kills` are those for memory that the kernel had counted before.
+    """
     with suppress(FileNotFoundError):
         error = orjson.loads((work / "error.json").read_bytes())
         if "path" in error:  # of the project's objective, loss, weight or body
             message = f"stage '{stage}' raised {error['message']}"
             return UserCodeError(message, path=error["path"], line=error["line"])
         return (ConfigError if error["mistake"] else DistillgenError)(f"stage '{stage}': {error['message']}")
-    outcome = "was killed (was there enough memory?)" if code < 0 else f"ended with exit code {code}"
     lines = (work / "output.txt").read_text(errors="replace").strip().splitlines()[-3:]
+    outcome = how_ended(code, kills)
     message = f"the training {outcome}: {' | '.join(lines)} (its whole output is in {work / 'output.txt'})"
     return DistillgenError(f"stage '{stage}': {message}")
 

@@ -201,3 +201,19 @@ def test_two_runs_in_one_directory_at_once(project):
         os.killpg(first.pid, signal.SIGKILL)
         first.communicate()
         assert json.loads(project.cli("status", "ask", "--json").stdout)["state"] == "killed"
+
+
+def test_a_run_without_files_left_to_open_says_so_and_goes_on_later(project):
+    limited = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50));"
+        "sys.argv[0] = 'distillgen'; runpy.run_module('distillgen', run_name='__main__')"
+    )
+    with Endpoint(latency_s=0.3) as endpoint:
+        project.ask_pipeline(endpoint.url, 150, model=", max_concurrency: 128")
+        command = [sys.executable, "-c", limited, "run", "ask", "-q"]
+        done = subprocess.run(command, cwd=project.path, env=project.env(), capture_output=True, timeout=120)
+        assert done.returncode == 2 and b"ulimit -n, or lower --concurrency" in done.stderr
+        assert 0 < len(endpoint.asked) < 150
+        project.cli("run", "ask", "-q")
+        assert endpoint.asked.total() == len(endpoint.asked) == 150
+    assert len(project.read("runs/ask/corpus.jsonl")) == 150

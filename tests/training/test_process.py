@@ -92,7 +92,7 @@ def test_a_training_that_fails_or_is_killed_fails_alone(trained, project):
         ):
             trained("fails", text=SFT | {"objective": "failing"})
         with pytest.raises(
-            distillgen.DistillgenError, match="was killed .was there enough memory.*last line"
+            distillgen.DistillgenError, match="was killed by somebody .SIGKILL.; memory had not .*last line"
         ):
             trained("dies", text=SFT | {"objective": "dying"})
         assert processes() == numbers and len(numbers) == 1
