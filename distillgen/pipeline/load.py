@@ -18,11 +18,12 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field
 
 from distillgen.errors import ConfigError, UserCodeError, did_you_mean
+from distillgen.extras import need
 from distillgen.flow.condition import estimate_of
 from distillgen.flow.stage import BoundStage, CheckContext, Estimate, Stage
 from distillgen.flow.stage_list import bind_stages
 from distillgen.inference.endpoint import endpoint_class
-from distillgen.inference.places import Place, place_beside
+from distillgen.inference.places import SCHEMES, Place, place_beside
 from distillgen.inference.presets import with_preset
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
@@ -299,6 +300,8 @@ def load(
             f"'${{{missing[0]}}}': the environment variable {missing[0]} is not set: export {missing[0]}=…"
         )
         raise places.quoting(message, "models")
+    if top.ledger.startswith(SCHEMES):
+        need("a ledger in PostgreSQL", "psycopg")
     models = {
         label: _model(label, raw, places, project, able=label not in scripted)
         for label, raw in top.models.items()

@@ -28,11 +28,12 @@ log = logging.getLogger("distillgen")
 
 
 def made_place(pipeline: Pipeline, directory: Path, options: Options) -> Place:
-    """Return the place of a run's ledger, and make the folder of the project's ledger. Raise ConfigError if
-    that cannot be made.
+    """Return the place of a run's ledger, and make the folder of the pipeline's or the project's ledger.
+
+    Raise ConfigError if that cannot be made.
     """
     place = ledger_place(pipeline, directory, options)
-    if isinstance(place, Path) and place == pipeline.run_directory(place.name):
+    if isinstance(place, Path) and place in (pipeline.ledger_place(), pipeline.run_directory(place.name)):
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

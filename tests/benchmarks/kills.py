@@ -26,15 +26,9 @@ AFTER = '  - generate: {name: again, model: teacher, template: "Judge {{ answer 
 
 
 def lap(
-    project: ProjectFolder,
-    number: int,
-    place: str,
-    chance: random.Random,
-    endpoint: Endpoint,
-    crash,
-    kills: int,
+    project: ProjectFolder, out: str, place: str, chance: random.Random, endpoint: Endpoint, crash, kills: int
 ) -> int:
-    """Run to the end; return the number of kills, at most `kills`: each after a few requests of its process."""
+    """Run to the end; return the number of kills, at most `kills`, each after a few requests."""
     killed = 0
     command = [sys.executable, "-m", "distillgen", "run", "ask", "-q", "--ledger", place, "-o", out]
     while True:
