@@ -251,11 +251,16 @@ distillgen.run({pipeline}, out="disk")
 """
     assert subprocess.run([sys.executable, "-c", code], cwd=project.path).returncode == -signal.SIGKILL
     left = {path.name.removesuffix(".partial") for path in (project.path / "disk").iterdir()}
-    spooled = []
-    add = whole_set.Spool.add
+    spooled, folders = [], []
+    add, open_files = whole_set.Spool.add, minhash._Texts.__init__
+    monkeypatch.setattr(
+        minhash._Texts, "__init__", lambda *given: folders.append(given[1]) or open_files(*given)
+    )
     monkeypatch.setattr(whole_set.Spool, "add", lambda *given: spooled.append(len(given[1])) or add(*given))
     distillgen.run(pipeline, out="disk")
-    assert len(spooled) >= 2 and left <= {path.name for path in (project.path / "disk").iterdir()}
+    assert [folder.resolve() for folder in folders] == [project.path / "disk"]
+    assert len(spooled) == 2  # of five chunks: one is the last, and one waits for a block of 300
+    assert left <= {path.name for path in (project.path / "disk").iterdir()}
     monkeypatch.setattr(minhash, "MOST_IN_MEMORY", 1_000_000)
     spooled.clear()
     distillgen.run(pipeline, out="memory")

@@ -494,10 +494,13 @@ def test_chunks_without_live_records_stay_in_their_place(tmp_path):
             yield chunk
 
     async def carry_out():
-        waiting = in_blocks(source(), lambda live: True, job(tmp_path))
-        return [record async for chunk in waiting for record in chunk]
+        waiting = in_blocks(source(), lambda live: asked.append(live[0].fields["n"]) or True, job(tmp_path))
+        return [(record, len(asked)) async for chunk in waiting for record in chunk]
 
-    assert asyncio.run(carry_out()) == [record for chunk in chunks for record in chunk]
+    asked = []
+    assert asyncio.run(carry_out()) == [
+        (record, 2 if at else 0) for at, (record,) in enumerate(chunks)
+    ]  # the first one leaves at once, as no record waits
 
 
 def job(folder):
