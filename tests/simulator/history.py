@@ -320,6 +320,9 @@ class History:
             )
         if any(other.not_before > world.now and other.process is process for other in calls):
             world.faults.append(f"call {call.number} is too early for the pause that was asked for")
+        late = sum(other.fate == "time-out" and other.process is process for other in calls)
+        if late > 1 and wanted == 1 and len(self.runs) == 1:
+            world.faults.append(f"call {call.number} comes after {late} time-outs")
         if process.complete:
             world.faults.append(f"call {call.number} is made though everything is answered")
         if process.failed_at and world.now > process.failed_at + PATIENCE_S:
@@ -406,6 +409,12 @@ class History:
             raise Broken(
                 f"run {run.name} was billed {self.provider.billed[run.name]}, and counts {ledger_usd}"
             )
+        lives = [process for process in self.world.ever if process.run == run.name]
+        if not any(process.killed or process.failed_at or process.stopped_s for process in lives):
+            if self._rows(
+                "SELECT id FROM answers WHERE run = ? AND completion LIKE ?", run.name, f"%{KILLED}%"
+            ):
+                raise Broken(f"run {run.name} counts what a killed run had in flight, and was never killed")
         costs = self._rows("SELECT status, cost_usd FROM answers WHERE run = ?", run.name)
         rows, known = sum(cost for _, cost in costs), sum(cost for status, cost in costs if status != "lost")
         state = json.loads((run.directory / "usage.json").read_text())

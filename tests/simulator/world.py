@@ -277,6 +277,7 @@ class World:
         self.slow_disk = self.draw.random() < 0.1
         self.processes: list[Process] = []
         self.dead: list[Process] = []
+        self.ever: list[Process] = []
         self.reused: set[int] = set()
         self.current: Process = Process(self, "outside", 0)
         self.events: list[tuple[float, int, Callable[[], None]]] = []
@@ -321,6 +322,7 @@ class World:
         """A new process."""
         process = Process(self, name, 1000 + next(self.number))
         self.processes.append(process)
+        self.ever.append(process)
         return process
 
     def kill(self, process: Process, how: str = "") -> None:
