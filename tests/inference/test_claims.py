@@ -13,10 +13,12 @@ import sys
 import time
 
 import pytest
+from aiohttp import web
 
 import distillgen
 from distillgen.errors import BudgetStop, LedgerError
 from distillgen.inference import claims
+from distillgen.inference.faults import TeacherDown
 from distillgen.inference.ledger import Answer, Ledger
 from distillgen.inference.sqlite_store import SqliteStore
 from distillgen.inference.store import Statement
@@ -435,3 +437,36 @@ def test_nothing_is_asked_any_more_once_an_answer_could_not_be_stored(project, m
         with pytest.raises(LedgerError, match="the disk reports an error"):
             distillgen.run(pipeline, out="runs/a", ledger="all.sqlite3")
         assert endpoint.asked.total() <= 3
+
+
+def test_a_refused_request_leaves_no_claim_that_counts_as_lost(project):
+    async def behave(body, times):
+        return web.json_response({"error": {"message": "invalid api key"}}, status=401)
+
+    with Endpoint(behave) as endpoint:
+        pipeline = project.ask_pipeline(
+            endpoint.url, 2, model=", price: {input: 1, output: 1}, max_tokens: 9"
+        )
+        with pytest.raises(TeacherDown):
+            distillgen.run(pipeline, out="runs/a", ledger="all.sqlite3", max_cost_usd=1)
+    assert rows_of(project, "SELECT * FROM answers") == []
+
+
+def test_a_timeout_is_retried_once(project):
+    with Endpoint(latency_s=2) as endpoint:
+        pipeline = project.ask_pipeline(endpoint.url, 1, model=", timeout_s: 0.05")
+        distillgen.run(pipeline, out="runs/a", ledger="all.sqlite3")
+        assert endpoint.asked.total() == 2
+
+
+def test_a_process_that_gets_one_claim_of_two_keeps_neither(tmp_path):
+    async def main():
+        one, two = Ledger(tmp_path / "x"), Ledger(tmp_path / "x")
+        assert await one.claim([b"k"], "r", "s", "m") and await two.claim([b"other"], "r", "s", "m")
+        assert not await two.claim([b"k", b"l"], "r", "s", "m")
+        await asyncio.sleep(1)
+        assert await one.claim([b"l"], "r", "s", "m")
+        await one.close()
+        await two.close()
+
+    in_virtual_time(main())

@@ -192,6 +192,25 @@ def test_the_newest_answer_of_a_key_counts_and_all_are_kept(tmp_path):
     assert usage[0].answers == 5 and usage[0].cost_usd == 2.5 and usage[0].output_tokens == 10
 
 
+def test_the_usage_of_a_run_holds_the_runs_in_its_folder_and_no_others(tmp_path):
+    fill(tmp_path / "a", answers(1, "runs/a"), answers(1, "runs/a/round-1"), answers(1, "runs/ab"))
+    ledger = Ledger(tmp_path / "a")
+    assert {used.run for used in ledger.usage("runs/a")} == {"runs/a", "runs/a/round-1"}
+    ledger.close_now()
+
+
+def test_closing_commits_the_rows_that_wait(tmp_path):
+    async def main():
+        ledger = Ledger(tmp_path / "a")
+        adding = [asyncio.ensure_future(ledger.add([answer])) for answer in answers(3)]
+        await asyncio.sleep(0)
+        await ledger.close()
+        await asyncio.gather(*adding)
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert len(contents(tmp_path / "a")[0]) == 3
+
+
 def test_merging_takes_what_is_missing_with_its_cost(tmp_path):
     fill(tmp_path / "a", answers(3, "a"))
     fill(tmp_path / "b", answers(4, "b", "other", start=1))

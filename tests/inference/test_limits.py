@@ -136,6 +136,17 @@ def test_a_rate_saves_nothing_up_while_nothing_is_asked():
     assert 2.8 < in_virtual_time(main()) < 3.2
 
 
+def test_a_rate_waits_for_what_was_used_beyond_the_estimate():
+    async def main():
+        loop, rate = asyncio.get_running_loop(), Rate(60)
+        await rate.take(1)
+        rate.settle(9)
+        await rate.take(1)
+        return loop.time()
+
+    assert 8.9 < in_virtual_time(main()) - 1000 < 9.3
+
+
 def test_the_budget_reserves_the_worst_case_and_frees_the_rest():
     async def main():
         budget = Budget(1.0)
