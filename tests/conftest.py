@@ -136,7 +136,9 @@ def endpoint():
         yield running
 
 
-SKIPPED = os.environ.get("DISTILLGEN_SKIPPED")  # a file for the tests that were skipped: `pytest @FILE` runs them
+SKIPPED = os.environ.get(
+    "DISTILLGEN_SKIPPED"
+)  # a file for the tests that were skipped: `pytest @FILE` runs them
 
 
 def pytest_terminal_summary(terminalreporter, config):
