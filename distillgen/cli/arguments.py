@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 import distillgen
 from distillgen.cli import completion
@@ -55,6 +56,12 @@ class LedgerPlace(click.ParamType):  # type: ignore[type-arg]
         if isinstance(place, Path) and place.is_dir():
             self.fail(f"'{value}' is a folder; give a file in it.", param, ctx)
         return place
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Let the shell complete the name of a file."""
+        return [CompletionItem(incomplete, type="file")]
 
 
 def find_data(ctx: click.Context, param: click.Parameter, name: str) -> Run | str:

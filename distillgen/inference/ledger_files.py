@@ -116,7 +116,7 @@ def salvage(path: Path) -> tuple[int, Path]:
 
     def copy(session: Session) -> int:
         rows = (Answer(*row) for row in _readable(damaged, "answers", columns, "key"))
-        answers = (_with_texts(row) for row in rows if not row.completion or _is_complete(row))
+        answers = (_with_texts(row) for row in rows if row.completion == b"" or _is_complete(row))
         count = int(session.executemany(store.add(Answer._fields).text(), answers).rowcount)
         session.executemany(ADD_BATCH.text(), _readable(damaged, "batches", "uuid, file, batch", "uuid"))
         lines = _readable(damaged, "batch_lines", "custom_id, uuid", "custom_id")
@@ -245,9 +245,9 @@ def _with_texts(answer: Answer) -> Answer:
     """Return the copy of an answer. One whose texts `compact` deleted gets a random key: without the newer
     answer, its key would be that of an empty text.
     """
-    return (
-        answer if answer.completion else answer._replace(key=os.urandom(16), request=b"{}", completion=b"{}")
-    )
+    if answer.completion != b"":
+        return answer
+    return answer._replace(key=os.urandom(16), request=b"{}", completion=b"{}")
 
 
 def _is_complete(answer: Answer) -> bool:

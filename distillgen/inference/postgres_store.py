@@ -34,9 +34,12 @@ _GONE = ("08", "57P")  # classes of errors: the connection, and a server that st
 _AGAIN = ("40",)  # a transaction that met another one
 _OURS = "SELECT to_regclass('ledger_format') IS NOT NULL, to_regclass('answers') IS NOT NULL"
 _SETTINGS: Mapping[str, Any] = {
-    "connect_timeout": 10,
-    "tcp_user_timeout": 30_000,
     "application_name": "distillgen",
+    "connect_timeout": 10,
+    "tcp_user_timeout": 30_000,  # milliseconds; the rest are seconds: a server that vanished is noticed
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
 }
 
 
@@ -90,11 +93,11 @@ class PostgresStore(Store):
         need("a ledger in PostgreSQL", "psycopg")
         self.place, self.read_only, self._url = place, read_only, place.url
         self._back_at = -self.lease_s  # when the server came back, by the monotonic clock
-        with self.errors():
-            self._connections = {"read": self._connect()}
-            if not read_only:
-                self._connections["write"] = self._connect()
+        self._connections: dict[str, psycopg.Connection[Row]] = {}
         try:
+            with self.errors():
+                for purpose in ("read",) if read_only else ("read", "write"):
+                    self._connections[purpose] = self._connect()
             self._prepare(columns, usage)
         except BaseException:
             self.close()
