@@ -25,7 +25,8 @@ from distillgen.inference.store import Statement
 from distillgen.platforms import machine
 from tests.batch_endpoint import BatchEndpoint
 from tests.endpoint import Endpoint, completion
-from tests.simulator.machine import in_virtual_time
+from tests.simulator.machine import in_virtual_time, simulated
+from tests.simulator.world import World
 
 
 def start(project, name, *args):
@@ -362,7 +363,7 @@ def test_a_claim_survives_that_the_same_transaction_gives_up_an_earlier_one(proj
         again = await ledger.claim([b"k"], "r", "s", "m", 0.5)
         while not again:
             again = await ledger.claim([b"k"], "r", "s", "m", 0.5)
-        assert await first and ledger.claims.at_risk_usd("r") == 1.0
+        assert await first and ledger.claims.at_risk_usd("r") == ledger.claims.at_risk_usd(None) == 1.0
         await ledger.close()
 
     asyncio.run(main())
@@ -470,3 +471,22 @@ def test_a_process_that_gets_one_claim_of_two_keeps_neither(tmp_path):
         await two.close()
 
     in_virtual_time(main())
+
+
+def test_a_killed_process_is_noticed_within_a_second(tmp_path):
+    async def hold(key):
+        ledger = Ledger(tmp_path / "x")
+        assert await ledger.claim([key], "r", "s", "m")
+        await asyncio.sleep(1e6)
+
+    world = World(0)
+    with simulated(world):
+        first, second = world.start("first"), world.start("second")
+        first.start(hold(b"k"))
+        second.start(hold(b"l"))
+        world.run(lambda: world.now > 1005, 1e6)
+        world.kill(second)
+        world.reused.clear()
+        world.run(lambda: world.now > 1006, 1e6)
+        assert first.connections[0].execute("SELECT key FROM claims").fetchall() == [(b"k",)]
+        world.bury()
