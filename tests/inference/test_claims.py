@@ -374,7 +374,7 @@ def test_a_process_that_comes_back_after_its_lease_is_seen_by_the_others(tmp_pat
         one, two = Ledger(tmp_path / "x"), Ledger(tmp_path / "x")
         assert await one.claim([b"k"], "r", "s", "m") and await two.claim([b"other"], "r", "s", "m")
         one.claims._end_beats()  # as if its process were stopped
-        await asyncio.sleep(2 * SqliteStore.lease_s)
+        await asyncio.sleep(2 * SqliteStore.lease_s + 5)  # in between two renewals of the other lease
         assert not two.claims.shared
         one.claims._beat()
         await asyncio.sleep(2 * SqliteStore.beat_s)
