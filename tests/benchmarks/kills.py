@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     print("python -m tests.benchmarks.kills", *sys.argv[1:], "| seed", options.seed)
-    chance = random.Random(options.seed)
+    chance, faults = random.Random(options.seed), 0
     for kind in options.ledger:
         killed = laps = repeated = missing = twice = other = 0
         with contextlib.ExitStack() as stack:
@@ -91,6 +91,8 @@ def main() -> None:
             f"{other} corpora differ",
             flush=True,
         )
+        faults += missing + twice + other
+    sys.exit(int(faults > 0))
 
 
 if __name__ == "__main__":
