@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from distillgen.errors import LedgerError
 from distillgen.inference.claims import Claims
 from distillgen.inference.places import Place
 from distillgen.inference.postgres_store import PostgresStore
@@ -254,7 +253,7 @@ class Ledger:
             error: Exception | None = None
             try:
                 await loop.run_in_executor(self._thread, self._commit, rows_of)
-            except LedgerError as failure:
+            except Exception as failure:  # goes to all who wait, whatever it is: or they would wait for ever
                 error = failure
             self._next_commit_at = loop.time() + GATHER_S
             for _, _, durable in batch:

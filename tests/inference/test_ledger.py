@@ -670,3 +670,22 @@ def test_an_answer_that_could_not_be_written_is_never_called_durable(tmp_path):
         ledger.close_now()
 
     asyncio.run(main())
+
+
+def test_an_error_of_any_kind_in_a_commit_reaches_all_who_wait(tmp_path, monkeypatch):
+    async def main():
+        ledger = Ledger(tmp_path / "x")
+
+        def transact(work, *, alone=False):
+            raise RuntimeError("a fault of the program")
+
+        monkeypatch.setattr(ledger.store, "transact", transact)
+        adding = [ledger.add_scores({b"%d" % i: i}) for i in range(3)]
+        told = await asyncio.wait_for(asyncio.gather(*adding, return_exceptions=True), 5)
+        assert [str(error) for error in told] == ["a fault of the program"] * 3
+        monkeypatch.undo()
+        await ledger.add_scores({b"later": 1})
+        assert ledger.find_scores([b"later"]) == {b"later": 1}
+        await ledger.close()
+
+    asyncio.run(main())
