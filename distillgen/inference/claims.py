@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from distillgen.errors import LedgerError
 from distillgen.inference.store import Session, Statement, Store, insert
 from distillgen.inference.worker import Worker
 from distillgen.platforms import has_ended, machine
@@ -180,7 +179,9 @@ class Claims:
     def _beat(self) -> None:
         try:
             self._look_around()
-        except LedgerError as error:  # the run gets the same error with its next answer
+        except (
+            Exception
+        ) as error:  # the next beat may succeed, whatever it was
             log.warning("the lease in the ledger was not renewed: %s", error)
 
     def _look_around(self) -> None:

@@ -490,3 +490,20 @@ def test_a_killed_process_is_noticed_within_a_second(tmp_path):
         world.run(lambda: world.now > 1006, 1e6)
         assert first.connections[0].execute("SELECT key FROM claims").fetchall() == [(b"k",)]
         world.bury()
+
+
+def test_a_lease_is_renewed_after_a_beat_that_failed_whatever_the_error(project, monkeypatch, caplog):
+    monkeypatch.setattr(SqliteStore, "beat_s", 0.02)
+
+    async def main():
+        ledger = Ledger(project.path / "x")
+        await ledger.claim([b"k"], "r", "s", "m")
+        ledger.claims._renewed_at = -1e9
+        with monkeypatch.context() as fault:
+            fault.setattr(ledger.claims, "_look_around", lambda: 1 / 0)
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)
+        assert ledger.claims._renewed_at > 0 and "was not renewed: division by zero" in caplog.text
+        await ledger.close()
+
+    asyncio.run(main())
