@@ -179,9 +179,7 @@ class Claims:
     def _beat(self) -> None:
         try:
             self._look_around()
-        except (
-            Exception
-        ) as error:  # the next beat may succeed, whatever it was
+        except Exception as error:  # the next beat may succeed, whatever it was
             log.warning("the lease in the ledger was not renewed: %s", error)
 
     def _look_around(self) -> None:
