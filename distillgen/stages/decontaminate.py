@@ -7,22 +7,25 @@ stage that trains, or else before `evaluate`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
 from distillgen.errors import ConfigError
+from distillgen.flow.condition import Condition
 from distillgen.flow.measures import Measure
 from distillgen.flow.stage import CheckContext, Chunks, Job, Stage
 from distillgen.flow.whole_set import Spool
 from distillgen.project import Project
-from distillgen.record import SPLIT, TEST, TRAIN, VALIDATION, Record
+from distillgen.record import SPLIT, TEST, TRAIN, VALIDATION, Record, Unrenderable
 from distillgen.rows.evaluation_sets import items
 from distillgen.rows.named_files import NAMED_FILES, NamedFiles
 from distillgen.rows.overlap import GRAM, SHORTEST, OverlapIndex
 
 REPEATING = "training records that repeat an item about them"
+SPARED = "records kept by 'where' that repeat an item"
 
 
 class Decontaminate(Stage, NamedFiles):
@@ -35,7 +38,8 @@ class Decontaminate(Stage, NamedFiles):
     stage waits for all records and keeps them on disk.
 
     Items that ask about facts in the training records belong to `report`: the report counts the records that
-    repeat one of them, and none is dropped for it.
+    repeat one of them, and none is dropped for it. Likewise a record for which `where` does not hold is
+    never dropped: the report counts those that repeat an item.
     """
 
     kind = "decontaminate"
@@ -59,6 +63,11 @@ class Decontaminate(Stage, NamedFiles):
         description="lists of fields that together are an item's question; a record with the same values "
         "is dropped",
     )
+    where: str | None = Field(
+        None,
+        description="a template; a record for which its text is empty, false, no, 0 or null, such as a text "
+        "of which a model learns what the test is about, is counted and not dropped if it repeats an item",
+    )
 
     def files(self, project: Project) -> dict[str, Path]:
         """Return the evaluation sets."""
@@ -73,6 +82,8 @@ class Decontaminate(Stage, NamedFiles):
                 "'decontaminate' has no evaluation items: give it 'against', a file of them, or give the "
                 "source 'held_out'"
             )
+        if self.where is not None:
+            Condition(self.where).check(context, "'where'")
         return context.fields
 
     def evaluation_items(self, project: Project) -> OverlapIndex:
@@ -89,7 +100,7 @@ class Decontaminate(Stage, NamedFiles):
 
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Index the held-out records, then drop the records that repeat one of them or an evaluation item."""
-        project, repeated = job.context.project, 0
+        project, repeated, spared = job.context.project, 0, 0
         indexes = {TEST: self.evaluation_items(project), VALIDATION: self._index((), project)}
         about_training = self._index(self.report, project)
         about_training.settle()
@@ -102,20 +113,34 @@ class Decontaminate(Stage, NamedFiles):
             for index in indexes.values():
                 index.settle()
             for chunk in spool.chunks():
-                records = [self._without_overlap(record, indexes) for record in chunk]
+                records = list[Record]()
+                for record in chunk:
+                    overlap = _overlap(record, indexes)
+                    spare = bool(overlap) and self._spares(record)
+                    records.append(
+                        record.drop(self.name, "held_out", overlap) if overlap and not spare else record
+                    )
+                    spared += spare
                 live = (r for r in records if self.report and not r.dropped and not r.held_out)
                 repeated += sum(bool(about_training.find(record.fields)) for record in live)
                 yield records
         if self.report:
             job.services.measures[Measure(REPEATING)] = repeated
+        if self.where is not None:
+            job.services.measures[Measure(SPARED)] = spared
 
-    def _without_overlap(self, record: Record, indexes: Mapping[str, OverlapIndex]) -> Record:
-        """Return a record, dropped if it repeats an item: a validation record may repeat no test item, and a
-        training record neither a test nor a validation item.
-        """
-        if record.dropped or record.part == TEST:
-            return record
-        overlap = indexes[TEST].find(record.fields)
-        if not overlap and record.part == TRAIN:
-            overlap = indexes[VALIDATION].find(record.fields)
-        return record.drop(self.name, "held_out", overlap) if overlap else record
+    def _spares(self, record: Record) -> bool:
+        """Return whether a record that repeats an item is kept; never where `where` has no text."""
+        with suppress(Unrenderable):
+            return self.where is not None and not Condition(self.where).holds(record)
+        return False
+
+
+def _overlap(record: Record, indexes: Mapping[str, OverlapIndex]) -> str:
+    """Return which item a record repeats: for a validation record a test item, and for a training record a
+    test or a validation item; empty if it repeats none.
+    """
+    if record.dropped or record.part == TEST:
+        return ""
+    overlap = indexes[TEST].find(record.fields)
+    return overlap or (indexes[VALIDATION].find(record.fields) if record.part == TRAIN else "")

@@ -173,6 +173,24 @@ def test_a_test_about_the_training_reports_what_repeats_it_and_drops_nothing(pro
     assert ("training records that repeat an item about them 1" in report) == bool(about)
 
 
+def test_where_says_which_records_that_repeat_an_item_are_dropped(project):
+    """Three of four rows repeat the item. A text of the base stays, and none where `where` has no text."""
+    kinds = {text(1): "base", "Q: " + text(1): "exercise", "R: " + text(1): "0", text(2): "base"}
+    rows = [{"question": question, "right": "x", "kind": kind} for question, kind in kinds.items()]
+    project.rows("rows.jsonl", rows)
+    project.rows("test.jsonl", [{"question": text(1), "right": "1"}])
+    where = "{{ 1 / 0 if kind == '0' else kind != 'base' }}"
+    guard = {"decontaminate": {"against": ["test.jsonl"], "where": where}}
+    finished = run({"path": "rows.jsonl"}, {"data": "test.jsonl"}, [guard])
+    assert set(dropped(finished)) == {"Q: " + text(1), "R: " + text(1)}
+    assert {drop.filter for drop in dropped(finished).values()} == {"held_out"}
+    assert finished.state["stages"][1]["measured"] == {"records kept by 'where' that repeat an item": 1}
+    assert "that repeat an item 1" in (project.path / "out/report.html").read_text()
+    guard["decontaminate"]["where"] = "{{ kinds }}"
+    with pytest.raises(ConfigError, match="'where'.*kinds"):
+        run({"path": "rows.jsonl"}, {"data": "test.jsonl"}, [guard])
+
+
 def test_a_test_about_the_training_needs_items_that_are_not_held_out_and_not_dropped(project):
     project.rows("rows.jsonl", [{"question": text(i), "right": "1"} for i in range(40)])
     with pytest.raises(ConfigError, match="'about: trained' needs 'data'"):
