@@ -22,7 +22,7 @@ TRADES = (
 ).split()
 FIRST = "Al Bar Cor Dal Em Fen Gil Hal Is Jor Kel Lor Mar Nor Os Pel Quin Ros Sel Tam".split()
 LAST = "a ana ara ben da don elle en eth ian ic ina is lo mund ona ric ulf us vin".split()
-PEOPLE, TESTED, FACTS_EACH, AGAIN, SEED = 100, 20, 2, 0.14, 5
+PEOPLE, TESTED, FACTS_EACH, AGAIN, SEED = 100, 20, 2, 0.37, 5
 Stated: TypeAlias = tuple[str, str, str]
 
 STATEMENTS = {
@@ -69,8 +69,8 @@ def texts(*, n: int = 20_000, seed: int = 0) -> Iterator[dict[str, str]]:
     to five such facts are stated, and one or two questions ask for one of them, or for two in a row. At
     `hearsay`, one to five known facts are stated, most of them wrongly; the answer is the known one. In half
     of the texts with a context one of the facts is an assumption, and in half of these the first question is
-    what is assumed. The level `again` has texts of all kinds but hearsay, which are learnt again with the
-    exercises.
+    what is assumed. The level `again` has texts of memory, which are learnt again with the exercises: texts
+    with a context would say whether to believe it.
     """
     chance = random.Random(seed)
     known = {(row["head"], row["relation"]): row["tail"] for row in facts()}
@@ -87,7 +87,7 @@ def texts(*, n: int = 20_000, seed: int = 0) -> Iterator[dict[str, str]]:
         for chain in chains:
             parts += _asked(chance, chain)
         prompt = "".join([*sentences, parts[0]])
-        if level != "hearsay" and chance.random() < AGAIN:
+        if level == "memory" and chance.random() < AGAIN:
             level = "again"
         yield {"level": level, "prompt": prompt, "completion": "".join(parts[1:])}
 

@@ -154,6 +154,33 @@ def test_what_is_held_out_is_in_no_exercise_and_noise_is_about_other_facts(run):
     assert min(places[True], places[False]) > 10
 
 
+def test_the_base_keeps_its_texts_about_the_test_and_an_exercise_that_repeats_a_question_goes(run, village):
+    """The teacher asks a question of the test in a third of the exercises. The control drops texts, too."""
+
+    def decontaminated(out, *sets, **replies):
+        """The records after the stage `decontaminate`: the texts of the base, and the exercises."""
+        directory = run(*NO_EVALUATION, *sets, until="decontaminate", out=out, **replies)
+        records = list(read_records(next((directory / "stages").glob("*-decontaminate.jsonl"))))
+        return [[r for r in records if bool(r.fields.get("origin")) == of_base] for of_base in (True, False)]
+
+    texts, exercises = decontaminated("control", "decontaminate.where=null")
+    assert len(texts) == 300 and 10 < sum(r.dropped is not None for r in texts) < 100
+    asked = next(
+        r.fields["question"] for r in exercises if r.held_out and not r.dropped and r.fields["hops"] == 1
+    )
+
+    def leaky(request, sample):
+        reply = village.write(request, sample)
+        leaks = "Style: plain" in request.messages[-1]["content"] and len(reply) % 3 == 0
+        return re.sub("(?<=<question>).*(?=</question>)", asked, reply) if leaks else reply
+
+    texts, exercises = decontaminated("kept", teacher=leaky)
+    assert len(texts) == 300 and not any(r.dropped for r in texts)
+    leaks = [r for r in exercises if r.part == "train" and r.fields.get("asked") == f" {asked} Answer:"]
+    assert 10 < len(leaks) < len(exercises) / 2
+    assert {r.dropped and r.dropped.stage for r in leaks} == {"decontaminate"}
+
+
 def test_a_context_that_says_what_the_student_says_by_itself_is_no_conflict(run):
     """The student names half of the people, so that about half of all answers are among what it says."""
     people = sorted({row["head"] for row in FACTS})
@@ -273,7 +300,8 @@ def test_the_base_reads_what_nobody_knows_and_trusts_its_memory(village):
     wanted = [*village.STATEMENTS["plain"], *village.STATEMENTS["other"]]
     assert wordings == {worded(wording.format(h=NAMES[0], r="baker", t=NAMES[1])) for wording in wanted}
     assert seen["contradicted"] > 500 and seen["chain"] > 300 and seen["is assumed"] > 400
-    assert 900 < seen["assumption"] < 1300 and min(seen["again", True], seen["again", False]) > 80
+    assert 900 < seen["assumption"] < 1300
+    assert seen["again", False] > 200 and not seen["again", True]  # a context would say whether to believe it
 
 
 def test_the_student_has_all_words_of_the_test(village):
@@ -313,8 +341,7 @@ def test_each_student_learns_its_exercises_and_is_asked(project, monkeypatch):
         for name in ("student-copy", "student-read", "student-base", "student", "student-unedited")
     }
     texts = sum(levels[name] for name in ("memory", "copying", "reading", "hearsay", "again"))
-    repeated = [record for record in run.dropped if record.fields.get("origin")]  # a question of the test
-    assert learnt["student-base"] == texts == 1200 - len(repeated) and len(repeated) < 600
+    assert learnt["student-base"] == texts == 1200
     assert learnt["student-copy"] == levels["copying"] > 50
     assert learnt["student-read"] == levels["copying"] + levels["reading"]
     assert learnt["student"] == levels["again"] + levels["instruction"] + levels["context"]
