@@ -20,6 +20,10 @@ def program(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path=PROGRAMS)
 
 
+FIELDS = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
+STARTING = b"E" + (len(FIELDS) + 4).to_bytes(4) + FIELDS  # an ErrorResponse of the protocol
+
+
 class Postgres:
     """A server; `with` starts it. Each database is a new one."""
 
@@ -75,6 +79,8 @@ class Network:
         self._server = port
         self.lose = 0
         """The number of commits of which the client will not hear."""
+        self.starting = 0
+        """The number of connections that the server refuses since it is starting up."""
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -82,6 +88,14 @@ class Network:
     def _accept(self) -> None:
         while True:
             client, _ = self._listening.accept()
+            if self.starting:
+                self.starting -= 1
+                client.recv(65536)
+                client.sendall(b"N")  # no SSL
+                client.recv(65536)
+                client.sendall(STARTING)
+                client.close()
+                continue
             server = socket.create_connection(("127.0.0.1", self._server))
             for ends in ((client, server, False), (server, client, True)):
                 threading.Thread(target=self._carry, args=ends, daemon=True).start()

@@ -31,6 +31,7 @@ _LOCK = 0x64697374  # of the advisory lock under which the tables are made
 _BYTES = ("key", "request", "completion", "signals")
 _TEXTS = ("run", "stage", "model", "status")
 _GONE = ("08", "57P")  # classes of errors: the connection, and a server that stops or starts
+_STARTS = "the database system is"  # starting up, shutting down, in recovery: libpq gives no class here
 _AGAIN = ("40",)  # a transaction that met another one
 _OURS = "SELECT to_regclass('ledger_format') IS NOT NULL, to_regclass('answers') IS NOT NULL"
 _SETTINGS: Mapping[str, Any] = {
@@ -95,9 +96,8 @@ class PostgresStore(Store):
         self._back_at = -self.lease_s  # when the server came back, by the monotonic clock
         self._connections: dict[str, psycopg.Connection[Row]] = {}
         try:
-            with self.errors():
-                for purpose in ("read",) if read_only else ("read", "write"):
-                    self._connections[purpose] = self._connect()
+            for purpose in ("read",) if read_only else ("read", "write"):
+                self._patiently(purpose, lambda connection: connection)
             self._prepare(columns, usage)
         except BaseException:
             self.close()
@@ -208,20 +208,27 @@ class PostgresStore(Store):
         return self._patiently("write", once)
 
     def _patiently(self, purpose: str, work: Callable[[psycopg.Connection[Row]], T]) -> T:
-        """Do work with a connection; if the server is away, connect again and do it again."""
+        """Do work with a connection; if the server is away, connect again and do it again.
+
+        A first connection waits for a server that starts, and for nothing else: the address may be wrong.
+        """
         import psycopg
 
         until, pause_s = 0.0, PAUSES_S[0]
         with self.errors():
             while True:
+                connection = self._connections.get(purpose)
                 try:
-                    if self._connections[purpose].closed:
-                        self._connections[purpose] = self._connect()
+                    if connection is None:
+                        connection = self._connections[purpose] = self._connect()
+                    elif connection.closed:
+                        connection = self._connections[purpose] = self._connect()
                         self._back_at = time.monotonic()
-                    return work(self._connections[purpose])
+                    return work(connection)
                 except psycopg.Error as error:
-                    state, gone = error.sqlstate or "", self._connections[purpose].closed
-                    if not gone and not state.startswith((*_GONE, *_AGAIN)):
+                    state, gone = error.sqlstate or "", connection is None or connection.closed
+                    passes = gone or state.startswith((*_GONE, *_AGAIN))
+                    if not passes or (connection is None and _STARTS not in str(error)):
                         raise
                     if not until:
                         until = time.monotonic() + PATIENCE_S
@@ -229,8 +236,8 @@ class PostgresStore(Store):
                             log.warning("the ledger's database does not answer; waiting for it")
                     elif time.monotonic() > until:
                         raise
-                    if state.startswith(_GONE):
-                        self._connections[purpose].close()
+                    if connection is not None and state.startswith(_GONE):
+                        connection.close()
                     time.sleep(pause_s)
                     pause_s = min(PAUSES_S[1], 2 * pause_s)
 

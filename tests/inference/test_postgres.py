@@ -253,6 +253,15 @@ def test_an_answer_whose_commit_was_not_heard_of_is_stored_once(server, monkeypa
     assert keys == 20 and rows == (20 if stamped else 25)
 
 
+def test_a_first_connection_waits_for_a_server_that_starts(server):
+    network = Network(server.port)
+    place = Database(server.database(network.port))
+    network.starting = 3
+    with opened(place) as ledger:
+        add(ledger, answer(b"k"))
+        assert not network.starting and ledger.store.rows("SELECT count(*) FROM answers") == [(1,)]
+
+
 def test_a_server_that_stays_away_ends_the_run_with_a_remedy(server, monkeypatch):
     monkeypatch.setattr(postgres_store, "PATIENCE_S", 0.3)
     with opened(Database(server.database())) as ledger:
@@ -355,24 +364,26 @@ def test_shards_survive_kills_and_crashes_of_the_server(project, server):
         project.ask_pipeline(endpoint.url, 400, model=", max_concurrency: 8")
         project.cli("run", "ask", "-o", "runs/one", "-q")
         endpoint.asked.clear()
-        pending = {f"{i}/4": None for i in range(4)}
-        deaths = 0
-        for moment in range(6):
-            for shard in pending:
-                name = shard.replace("/", "-of-")
-                pending[shard] = start(project, f"all/shard-{name}", url, "--shard", shard)
+        pending, deaths = {f"{i}/4" for i in range(4)}, 0
+        for moment in range(8):
+            running = {}
+            for shard in sorted(pending):
+                folder = f"all/shard-{shard.replace('/', '-of-')}"
+                running[shard] = start(project, folder, url, "--shard", shard)
             time.sleep(1.2)
             if moment in (2, 4):
                 server.stop("immediate")
                 server.start()
-            for shard, process in [*pending.items()]:
-                if process.poll() is None and moment < 5:
-                    process.send_signal(signal.SIGKILL)
-                    process.communicate()
+            if moment < 5:
+                for process in running.values():
+                    process.kill()
+            for shard, process in running.items():
+                errors = process.communicate(timeout=120)[1].decode()
+                if process.returncode == 0:
+                    pending.remove(shard)
+                else:  # killed, or begun while the server was away
+                    assert process.returncode == -signal.SIGKILL or "cannot reach it" in errors, errors
                     deaths += 1
-                else:
-                    ended(process)
-                    del pending[shard]
             if not pending:
                 break
         assert deaths >= 4 and not pending
