@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event
 
 import psycopg
 import pytest
@@ -251,6 +253,65 @@ def test_an_answer_whose_commit_was_not_heard_of_is_stored_once(server, monkeypa
         asyncio.run(main(ledger))
         ((rows, keys),) = ledger.store.rows("SELECT count(*), count(DISTINCT key) FROM answers")
     assert keys == 20 and rows == (20 if stamped else 25)
+
+
+def test_work_that_is_alone_does_not_overlap(place):
+    order, begun = [], Event()
+
+    def first(session):
+        begun.set()
+        time.sleep(0.3)
+        order.append("first")
+
+    with opened(place, place) as (one, two), ThreadPoolExecutor() as threads:
+        waiting = threads.submit(one.store.transact, first, alone=True)
+        begun.wait(5)
+        two.store.transact(lambda session: order.append("second"), alone=True)
+        waiting.result()
+    assert order == ["first", "second"]
+
+
+def test_several_may_make_the_tables_at_once(server):
+    place = Database(server.database())
+    with ThreadPoolExecutor(8) as threads:
+        for ledger in threads.map(Ledger, [place] * 8):
+            ledger.close_now()
+
+
+def test_a_transaction_that_met_another_one_is_done_again(server):
+    calls = []
+
+    def work(session):
+        calls.append(1)
+        if len(calls) == 1:
+            session.execute("DO $$ BEGIN RAISE EXCEPTION 'met' USING ERRCODE = '40P01'; END $$")
+        return "done"
+
+    with opened(Database(server.database())) as ledger:
+        assert ledger.store.transact(work) == "done" and len(calls) == 2
+
+
+def test_a_server_that_could_lose_answers_is_set_right_or_refused(server):
+    url = server.database()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET synchronous_commit = off")
+        with opened(Database(url)) as ledger:
+            assert ledger.store.transact(lambda s: s.execute("SHOW synchronous_commit").fetchone()) == ("on",)
+        for setting in ("off", "on"):
+            connection.execute(f"ALTER SYSTEM SET fsync = {setting}")
+            connection.execute("SELECT pg_reload_conf()")
+            while connection.execute("SHOW fsync").fetchone() != (setting,):
+                time.sleep(0.01)
+            if setting == "off":
+                with pytest.raises(LedgerError, match="does not write through to its disk"):
+                    Ledger(Database(url))
+
+
+def test_a_ledger_that_is_only_read_cannot_be_written(server):
+    place = Database(server.database())
+    Ledger(place).close_now()
+    with opened(place, read_only=True) as ledger, pytest.raises(LedgerError, match="only reads"):
+        ledger.store.rows("DELETE FROM answers RETURNING 1")
 
 
 def test_a_first_connection_waits_for_a_server_that_starts(server):
