@@ -19,9 +19,10 @@ from distillgen.inference import postgres_store
 from distillgen.inference.ledger import Answer, Ledger, read_answers
 from distillgen.inference.ledger_files import compact, export, merge, verify
 from distillgen.inference.logprobs import pack
-from distillgen.inference.places import Database, read_place
+from distillgen.inference.places import Database, read_place, resolved
 from distillgen.inference.postgres_store import PostgresStore
 from distillgen.inference.store import insert
+from distillgen.runs.directory import name_in
 from tests.endpoint import Endpoint
 from tests.postgres import Network, Postgres
 
@@ -364,6 +365,16 @@ def test_an_address_is_written_without_its_password():
     url = "postgresql://me:secret@db:5432/ledger?sslmode=require&password=hidden"
     assert str(read_place(url)) == repr(read_place(url)) == "postgresql://me@db:5432/ledger?sslmode=require"
     assert str(read_place("postgresql:///ledger")) == "postgresql:///ledger"
+    assert resolved(read_place(url)) == resolved(read_place("postgresql://me@db:5432/ledger?sslmode=require"))
+
+
+def test_a_run_keeps_its_name_and_names_the_runs_in_its_folder(tmp_path):
+    place = Database("postgresql:///x")
+    name = name_in(place, tmp_path / "mine")
+    assert name.startswith("mine-") and name_in(place, tmp_path / "mine") == name
+    assert name_in(place, tmp_path / "mine/seed-1") == f"{name}/seed-1"
+    assert name_in(place, tmp_path / "other/mine") not in (name, "mine")
+    assert name_in(tmp_path / "ledger.sqlite3", tmp_path / "mine") == "mine"
 
 
 def start(project, name, url, *args):
