@@ -169,6 +169,12 @@ class Ledger:
         totals = [Usage(*labels, *counts) for labels, counts in self._usage.items()]  # type: ignore[arg-type]
         return [usage for usage in totals if run is None or f"{usage.run}/".startswith(f"{run}/")]
 
+    def spent_usd(self, run: str | None) -> float:
+        """Return what all runs have cost, or one run and the runs in its folder. What requests in flight may
+        cost counts.
+        """
+        return sum(used.cost_usd for used in self.usage(run)) + self.claims.at_risk_usd(run)
+
     @property
     def last_id(self) -> int:
         """A number that no row of any process has yet to get: what `superseded_since` counts from."""

@@ -90,11 +90,9 @@ def _prepared(
     last: int,
 ) -> Live:
     """Make the teachers and write the lock file; return the state of the run before its first stage."""
-    capped = name_in(ledger.place, options.cap_of or directory)
+    capped_run, _ = names_in_ledger(options.cap_of or directory, ledger)
     ledger_run, name = names_in_ledger(directory, ledger)
-    capped_run = None if capped == "." else capped
-    cost_usd = sum(used.cost_usd for used in ledger.usage(capped_run)) + ledger.claims.at_risk_usd(capped_run)
-    budget = Budget(options.max_cost_usd, cost_usd, shared=options.cap_of is not None)
+    budget = Budget(options.max_cost_usd, ledger.spent_usd(capped_run), shared=options.cap_of is not None)
     teacher, teachers = teachers_of(pipeline, directory, options, ledger, budget, name)
     prints = fingerprints(pipeline, teachers, options.limit)
     standing, first, ledger_seen = resumed_stages(

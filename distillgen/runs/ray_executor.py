@@ -134,8 +134,7 @@ def ask_by_ray(
         with ledger_in_use(path, options):
             ledger = Ledger(path)  # raises the error of one that cannot be used
             ledger_run, name = names_in_ledger(directory, ledger)
-            spent_usd = sum(use.cost_usd for use in ledger.usage(ledger_run))
-            spent_usd += ledger.claims.at_risk_usd(ledger_run)
+            spent_usd = ledger.spent_usd(ledger_run)
             ledger.close_now()
             work = Work(
                 argument,

@@ -24,6 +24,7 @@ from distillgen.inference.postgres_store import PostgresStore
 from distillgen.inference.store import insert
 from distillgen.runs.directory import name_in
 from tests.endpoint import Endpoint
+from tests.inference.test_claims import corpus, ended
 from tests.postgres import Network, Postgres
 
 
@@ -392,15 +393,6 @@ def start(project, name, url, *args):
         *args,
     ]
     return subprocess.Popen(command, cwd=project.path, env=project.env(), stderr=subprocess.PIPE)
-
-
-def ended(process):
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors.decode()
-
-
-def corpus(project, name):
-    return (project.path / f"runs/{name}/corpus.jsonl").read_bytes()
 
 
 def test_runs_with_one_database_buy_no_answer_twice(project, server):
