@@ -111,9 +111,13 @@ def status(run: Run, *, error: bool = False) -> None:
     """Print the progress of a run, a line per stage and model, and how to continue it."""
     state = run.state
     lines = [f"{state['pipeline']}: {state['state']}, {duration(state['seconds'])}, {state['updated_at']}"]
-    names = [*(stage["name"] for stage in state["stages"]), *state["models"]]
+    stages = state["stages"]
+    if work := state.get("workers"):
+        lines.append(f"{work['workers']} workers: {work['finished']} of {work['shards']} shards")
+        stages = work["stages"]
+    names = [*(stage["name"] for stage in stages), *state["models"]]
     wide = min(max(12, *map(len, names)), 30)
-    lines += [stage_line(stage, state["source_rows"], wide) for stage in state["stages"]]
+    lines += [stage_line(stage, state["source_rows"], wide) for stage in stages]
     lines += [f"{name:<{wide}} {usage(counts)}" for name, counts in state["models"].items()]
     for status, consequence in (
         (UNUSABLE, "was billed for answers that cannot be used"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,6 +72,18 @@ class Usage(NamedTuple):
 
 
 LABELS, COUNTS = Usage._fields[:4], Usage._fields[4:]
+
+
+def added(usages: Iterable[Usage], less: Iterable[Usage] = ()) -> list[Usage]:
+    """Return the sums of usages by run, stage, model and status, less those in `less`."""
+    sums: dict[tuple[str, ...], list[float]] = {}
+    for sign, terms in ((1, usages), (-1, less)):
+        for use in terms:
+            counts = sums.setdefault(use[:4], [0] * len(COUNTS))
+            counts[:] = [a + sign * b for a, b in zip(counts, use[4:], strict=True)]
+    return [Usage(*labels, *counts) for labels, counts in sums.items()]  # type: ignore[arg-type]
+
+
 ADD_BATCH = replacing("batches", "uuid", "file", "batch")
 ADD_LINE = replacing("batch_lines", "custom_id", "uuid")
 ADD_SCORE = replacing("scores", "key", "value")

@@ -40,14 +40,13 @@ from distillgen.runs.directory import MACHINE, name_in, read_records, stage_file
 from distillgen.runs.log import log_task_error
 from distillgen.runs.pacing import depth_first
 from distillgen.runs.resume import commands_of, fingerprints, make_teacher, resumed_stages, stored_lock
-from distillgen.runs.state import Live, Options, StageCount
+from distillgen.runs.state import Live, Options, StageCount, outcome_of
 from distillgen.runs.stopping import stop_on_signals
 from distillgen.state_files import partial_file, replace_text
 
 log = logging.getLogger("distillgen")
 
 FLUSH_EVERY_S = 0.5  # seconds between flushes, so that `show` finds recent rows during a run
-_OUTCOMES = {4: "stopped by budget", 130: "interrupted"}
 
 Watch = Callable[[Live], Awaitable[None]]
 
@@ -72,7 +71,7 @@ async def execute(
     asyncio.get_running_loop().set_exception_handler(log_task_error)
     ledger = Ledger(place)
     try:
-        live = _prepared(pipeline, plan, directory, options, ledger, *stage_range)
+        live = prepared(pipeline, plan, directory, options, ledger, *stage_range)
         live.warnings = warnings
         await _carry_out(live, options, watch)
         return live
@@ -80,7 +79,7 @@ async def execute(
         await ledger.close()
 
 
-def _prepared(
+def prepared(
     pipeline: Pipeline,
     plan: Sequence[Estimate],
     directory: Path,
@@ -207,7 +206,7 @@ async def _carry_out(live: Live, options: Options, watch: Watch | None) -> None:
                 log.error("beside the run: %s: %s", type(result).__name__, result)
     for teacher in live.teachers.values():
         await teacher.close()
-    outcome = _OUTCOMES.get(getattr(error, "exit_code", 1), "failed") if error else "finished"
+    outcome = outcome_of(error)
     if error is not None:
         unexplained = isinstance(error, UserCodeError) or not isinstance(error, DistillgenError)
         log.error("%s: %s", outcome, error, exc_info=error.__cause__ or error if unexplained else None)

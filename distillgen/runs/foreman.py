@@ -6,11 +6,15 @@ In a cluster it is an actor of its own, which the workers and the command ask.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from distillgen.errors import BudgetStop
+from distillgen.inference.ledger import Usage, added
 from distillgen.inference.limits import Budget
-from distillgen.text.display import duration, money
+from distillgen.runs.state import StageCount
+from distillgen.text.display import duration, money, stage_line
 
 MOST_ATTEMPTS = 5  # workers that may die of one shard: the sixth would, too
 
@@ -40,12 +44,19 @@ class Tally:
 
     finished: int = 0
     """The number of shards that are done."""
-    rows: int = 0
-    """The number of source rows whose records have left the last stage of a worker."""
+    stages: tuple[StageCount, ...] = ()
+    """The stages that workers run, with the records of all shards."""
+    usage: tuple[Usage, ...] = ()
+    """What the workers have used."""
     died: int = 0
     """The number of shards that were begun again because their worker had died."""
     count: Count = field(default_factory=Count)
     warnings: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """The number of source rows whose records have left the last stage of a worker."""
+        return self.stages[-1].sources if self.stages else 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,11 @@ class ShardProgress:
         ]
         return f"{self.workers} workers: {'; '.join(filter(None, parts))}"
 
+    def stage_lines(self) -> Iterator[str]:
+        """Give a line for each stage that workers run, as `distillgen status` shows it."""
+        wide = min(max(12, *(len(stage.name) for stage in self.tally.stages), 0), 30)
+        return (stage_line(stage.entry(), self.total_rows, wide) for stage in self.tally.stages)
+
 
 class Foreman:
     """Reserves money for all workers, adds up what they report, and tells them to stop."""
@@ -87,7 +103,8 @@ class Foreman:
         self._counts: list[Count] = []
         self._worker_of: dict[int, int] = {}
         self._attempts: Counter[int] = Counter()
-        self._rows: dict[int, int] = {}
+        self._stages: dict[int, Sequence[StageCount]] = {}
+        self._usage: dict[int, Sequence[Usage]] = {}
         self._finished: set[int] = set()
         self._warnings: dict[str, None] = {}
         self._stopping = False
@@ -132,10 +149,18 @@ class Foreman:
         self._budget.settle(worst_usd, cost_usd)
         self._reserved[worker] -= worst_usd
 
-    async def report(self, worker: int, count: Count, shard: int, rows: int, warnings: list[str]) -> bool:
-        """Take the work of a worker so far, and of its shard; return whether it has to stop."""
-        self._counts[worker] = count
-        self._rows[shard] = rows
+    async def report(
+        self,
+        worker: int,
+        count: Count,
+        usage: Sequence[Usage],
+        shard: int,
+        stages: Sequence[StageCount],
+        warnings: Sequence[str],
+    ) -> bool:
+        """Take the work of a worker so far, and the stages of its shard; return whether it has to stop."""
+        self._counts[worker], self._usage[worker] = count, usage
+        self._stages[shard] = stages
         self._warnings.update(dict.fromkeys(warnings))
         return self._stopping
 
@@ -145,6 +170,21 @@ class Foreman:
 
     async def tally(self) -> Tally:
         """Return the work of all workers so far."""
+        stages = tuple(map(_over_shards, zip(*self._stages.values(), strict=True)))
+        usage = tuple(added(chain(*self._usage.values())))
         died = sum(count - 1 for count in self._attempts.values())
         total = sum(self._counts, Count())
-        return Tally(len(self._finished), sum(self._rows.values()), died, total, tuple(self._warnings))
+        return Tally(len(self._finished), stages, usage, died, total, tuple(self._warnings))
+
+
+def _over_shards(counts: Sequence[StageCount]) -> StageCount:
+    """Return the numbers of records of a stage over all shards. What it measures has no sum."""
+    return StageCount(
+        counts[0].name,
+        counts[0].kind,
+        sources=sum(count.sources for count in counts),
+        rows=sum(count.rows for count in counts),
+        kept=sum(count.kept for count in counts),
+        dropped=sum((count.dropped for count in counts), Counter[str]()),
+        gathered=sum(count.gathered for count in counts),
+    )

@@ -52,11 +52,16 @@ async def watch(live: Live, console: Console | None = None) -> None:
 
 @contextlib.contextmanager
 def shard_line(console: Console | None = None) -> Iterator[Callable[[ShardProgress], None]]:
-    """Give a function that draws the progress of workers: one line on a terminal, otherwise a plain line
-    every ten seconds, and at the end.
+    """Give a function that draws the progress of workers: a line, and one for each stage, on a terminal;
+    otherwise plain lines every ten seconds, and at the end.
     """
     screen, count, warnings = console or terminal(), 0, 0
     last: ShardProgress | None = None
+
+    def log_line(progress: ShardProgress) -> None:
+        lines = [str(progress), *(" ".join(line.split()) for line in progress.stage_lines())]
+        screen.print(Text(visible("  |  ".join(lines))), soft_wrap=True)
+
     with Display(console=screen, auto_refresh=False, transient=True) as display:
 
         def show(progress: ShardProgress) -> None:
@@ -65,15 +70,16 @@ def shard_line(console: Console | None = None) -> Iterator[Callable[[ShardProgre
             for text in progress.tally.warnings[warnings:]:
                 screen.print(Text(f"note: {visible(text)}", style="yellow"), soft_wrap=True)
             warnings = len(progress.tally.warnings)
-            display.update(Text(str(progress), "bold"), refresh=True)
+            stages = [Text(f"\n{visible(line)}") for line in progress.stage_lines()]
+            display.update(Text("").join([Text(str(progress), "bold"), *stages]), refresh=True)
             if not screen.is_interactive and count % PLAIN_EVERY == 0:
-                screen.print(Text(str(progress)), soft_wrap=True)
+                log_line(progress)
 
         try:
             yield show
         finally:
             if last:
-                screen.print(Text(str(last)), soft_wrap=True)
+                log_line(last)
 
 
 def terminal() -> Console:

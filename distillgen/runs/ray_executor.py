@@ -10,6 +10,7 @@ again: what it had stored is there, and only the requests in flight are asked ag
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import platform
@@ -30,14 +31,15 @@ from distillgen.inference.ledger import Ledger
 from distillgen.pipeline.load import Pipeline
 from distillgen.platforms import cores
 from distillgen.runs import shards
-from distillgen.runs.execute import names_in_ledger
+from distillgen.runs.execute import names_in_ledger, prepared
 from distillgen.runs.foreman import Foreman, ShardProgress, Tally
 from distillgen.runs.lock import directory_lock, ledger_in_use
 from distillgen.runs.ray_worker import LOGS, Work, Worker, look, refuse_elsewhere, worker_share
 from distillgen.runs.resume import made_place
 from distillgen.runs.run import stage_range
-from distillgen.runs.state import Options
+from distillgen.runs.state import Live, Options, outcome_of
 from distillgen.runs.stopping import HANGUP
+from distillgen.state_files import replace_text
 
 SHARDS_PER_WORKER = 8  # so that a worker that ends early finds another shard
 CONNECT_S = 10.0  # the longest wait for a cluster to answer
@@ -123,9 +125,10 @@ def ask_by_ray(
             "--executor ray runs the stages from the first on: leave --stage and --from out; what is in the "
             "ledger is not asked again"
         )
-    last = min(shards.row_wise(pipeline) - 1, stage_range([s.name for s in pipeline.stages], options)[1])
+    stages = stage_range([stage.name for stage in pipeline.stages], options)
+    last = min(shards.row_wise(pipeline) - 1, stages[1])
+    plan = [estimate for _, estimate in pipeline.plan(options.limit)]
     if options.max_cost_usd is not None:
-        plan = [estimate for _, estimate in pipeline.plan(options.limit)]
         check_cap("--max-cost-usd", zip(pipeline.bound_stages, plan, strict=True))
     with directory_lock(directory), _cluster(crew, directory / LOGS / "ray.log") as cluster:
         workers = _workers(pipeline, crew, cluster, last)
@@ -133,9 +136,11 @@ def ask_by_ray(
         path = made_place(pipeline, directory, options)
         with ledger_in_use(path, options):
             ledger = Ledger(path)  # raises the error of one that cannot be used
-            ledger_run, name = names_in_ledger(directory, ledger)
-            spent_usd = ledger.spent_usd(ledger_run)
-            ledger.close_now()
+            try:
+                _, name = names_in_ledger(directory, ledger)
+                live = prepared(pipeline, plan, directory, options, ledger, *stages)
+            finally:
+                ledger.close_now()
             work = Work(
                 argument,
                 tuple(sets),
@@ -151,8 +156,8 @@ def ask_by_ray(
                 last,
             )
             _look_around(work, pipeline, cluster)
-            total = _total(pipeline, options)
-            _carry_out(work, spent_usd, _gpus(pipeline, last), total, show)
+            with state_file(live) as write:
+                _carry_out(work, live, _gpus(pipeline, last), write, show)
     return replace(options, ledger=path, retry_failed=False, retry_with={}, salvage=False)
 
 
@@ -168,11 +173,6 @@ def _gpus(pipeline: Pipeline, last: int) -> int:
     return max(
         (getattr(s, "tensor_parallel_size", None) or 1 for s in specs if s.provider == "vllm"), default=0
     )
-
-
-def _total(pipeline: Pipeline, options: Options) -> int | None:
-    count, limit = pipeline.source.count, options.limit
-    return limit if count is None else count if limit is None else min(count, limit)
 
 
 @contextlib.contextmanager
@@ -273,11 +273,39 @@ def _look_around(work: Work, pipeline: Pipeline, cluster: Any) -> None:
             )
 
 
-def _carry_out(work: Work, spent_usd: float, gpus: int, total: int | None, show: Show | None) -> None:
+@contextlib.contextmanager
+def state_file(live: Live) -> Iterator[Show]:
+    """Give a function that writes usage.json, for `distillgen status`, and write it once more at the end.
+
+    Its `stages` are those of the run that follows, or of the one before; what the workers do is in `workers`.
+    """
+    latest: list[ShardProgress] = []
+
+    def write(progress: ShardProgress, outcome: str = "running") -> None:
+        latest[:] = [progress]
+        tally = progress.tally
+        workers = {
+            "workers": progress.workers,
+            "shards": progress.shards,
+            "finished": tally.finished,
+            "stages": [stage.entry() for stage in tally.stages],
+        }
+        state = live.state(outcome, tally.usage) | {"from_ledger": tally.count.from_ledger}
+        replace_text(live.directory / "usage.json", json.dumps(state | {"workers": workers}, indent=2))
+
+    try:
+        yield write
+    except DistillgenError as error:
+        if latest:
+            write(latest[0], outcome_of(error))
+        raise
+
+
+def _carry_out(work: Work, live: Live, gpus: int, write: Show, show: Show | None) -> None:
     """Let the workers run all shards. Raise what stopped them."""
     import ray
 
-    foreman = ray.remote(Foreman).options(num_cpus=0).remote(work.options.max_cost_usd, spent_usd)
+    foreman = ray.remote(Foreman).options(num_cpus=0).remote(work.options.max_cost_usd, live.budget.spent)
     pool = ray.data.ActorPoolStrategy(size=work.workers, max_tasks_in_flight_per_actor=1)
     numbers = ray.data.from_items(list(range(work.shards)), override_num_blocks=work.shards)
     resources: dict[str, Any] = {"num_cpus": 1, **({"num_gpus": gpus} if gpus else {})}
@@ -286,7 +314,8 @@ def _carry_out(work: Work, spent_usd: float, gpus: int, total: int | None, show:
     )
     stopping = threading.Event()
     errors: dict[int, DistillgenError] = {}
-    with _signals(stopping), _watched(foreman, work, total, stopping, show) as latest:
+    shows = [write, *([show] if show else [])]
+    with _signals(stopping), _watched(foreman, work, live.total, stopping, shows) as latest:
         try:
             for row in answered.iter_rows():
                 if code := row["exit_code"]:
@@ -342,7 +371,7 @@ def _signals(stopping: threading.Event) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watched(
-    foreman: Any, work: Work, total: int | None, stopping: threading.Event, show: Show | None
+    foreman: Any, work: Work, total: int | None, stopping: threading.Event, shows: Sequence[Show]
 ) -> Iterator[list[Tally]]:
     """Show the progress twice a second, and pass a stop on to the workers; give a list that ends with the
     work so far.
@@ -362,9 +391,11 @@ def _watched(
             now, answers = time.monotonic(), tally.count.answers
             rate = 0.9 * rate + 0.1 * (answers - before) / (now - at)
             before, at = answers, now
-            if show is not None:
-                elapsed_s = now - started
-                show(ShardProgress(tally, work.shards, work.workers, total, elapsed_s, rate, passed_on))
+            progress = ShardProgress(
+                tally, work.shards, work.workers, total, now - started, rate, passed_on
+            )
+            for show in shows:
+                show(progress)
             if last_look:
                 return
 

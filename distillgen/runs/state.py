@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.flow.stage import Estimate
-from distillgen.inference.ledger import COUNTS, Ledger, Usage
+from distillgen.inference.ledger import COUNTS, Ledger, Usage, added
 from distillgen.inference.limits import Budget
 from distillgen.inference.places import Place, written_beside
 from distillgen.inference.spec import Spec
@@ -71,6 +71,16 @@ class StageCount:
     """The numbers that the finished stage measured, by title."""
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
 
+    def entry(self) -> dict[str, Any]:
+        """Return the entry of the stage in `usage.json`."""
+        return asdict(self) | {"dropped": dict(self.dropped.most_common())}
+
+
+def outcome_of(error: Exception | None) -> str:
+    """Return the state of a run that is over, by the error that ended it."""
+    outcomes = {4: "stopped by budget", 130: "interrupted"}
+    return outcomes.get(getattr(error, "exit_code", 1), "failed") if error else "finished"
+
 
 @dataclass
 class Live:
@@ -120,9 +130,9 @@ class Live:
         costs = [estimate.max_cost_usd for estimate in self.plan]
         return None if None in costs else sum(cost or 0.0 for cost in costs)
 
-    def state(self, outcome: str) -> dict[str, Any]:
-        """Return the content of `usage.json`."""
-        usage = self.ledger.usage(self.ledger_run)
+    def state(self, outcome: str, more: Sequence[Usage] = ()) -> dict[str, Any]:
+        """Return the content of `usage.json`. `more` is the usage of other processes since the start."""
+        usage = added([*self.ledger.usage(self.ledger_run), *more])
         totals, before = _totals(usage), _totals(self.usage_before)
         dropped = sum((count.dropped for count in self.stages), Counter[str]())
         models: dict[str, dict[str, float]] = {}
@@ -136,9 +146,7 @@ class Live:
             "kept": self.stages[-1].kept,
             "failed": sum(dropped[name] for name in FAILURES),
             "dropped": dict(dropped.most_common()),
-            "stages": [
-                asdict(count) | {"dropped": dict(count.dropped.most_common())} for count in self.stages
-            ],
+            "stages": [count.entry() for count in self.stages],
             "models": models,
             "usage": [use._asdict() for use in usage],
             "totals": totals,

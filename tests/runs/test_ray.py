@@ -5,6 +5,7 @@ that they call as Ray's actors call each other.
 """
 
 import asyncio
+import json
 import os
 import platform
 import random
@@ -26,14 +27,18 @@ from aiohttp import web
 
 import distillgen
 from distillgen.cli.run import run as command
-from distillgen.errors import ConfigError
+from distillgen.errors import ConfigError, Stopped
+from distillgen.inference.ledger import COUNTS, Ledger, Usage
 from distillgen.inference.places import Database
 from distillgen.runs import ray_executor
-from distillgen.runs.foreman import MOST_ATTEMPTS, Count, Foreman
-from distillgen.runs.ray_executor import Crew, check_ray
+from distillgen.runs.execute import prepared
+from distillgen.runs.foreman import MOST_ATTEMPTS, Count, Foreman, ShardProgress
+from distillgen.runs.lock import directory_lock
+from distillgen.runs.progress_lines import shard_line
+from distillgen.runs.ray_executor import Crew, check_ray, state_file
 from distillgen.runs.ray_worker import Work, Worker, look, refuse_elsewhere, worker_share
 from distillgen.runs.shards import row_wise
-from distillgen.runs.state import Options
+from distillgen.runs.state import Options, StageCount
 from tests.endpoint import Endpoint, completion
 
 AFTER = """  - filter: [word_count: {field: answer, min_words: 1}]
@@ -76,10 +81,10 @@ def crew_of(project, options=None, workers=2, shards=6, pipeline="ask", **change
     return work, foreman, SimpleNamespace(**{name: called(name) for name in methods})
 
 
-def run_all(work, handle, workers=2):
+def run_all(work, handle, workers=2, shards=None):
     """Let workers take the shards one after the other, each in a thread; return what they answered."""
     crew = [Worker(work, handle) for _ in range(workers)]
-    todo = iter(range(work.shards))
+    todo = iter(shards or range(work.shards))
     turn = threading.Lock()
 
     def shift(worker):
@@ -120,6 +125,54 @@ def test_workers_ask_each_question_once_and_the_corpus_is_that_of_one_process(pr
     assert corpora_are_equal(project) and len(asked.bodies) == 2 * 56
     state = distillgen.Run(project.path / "runs/ask").state
     assert state["totals"]["answers"] == 56 and state["asked_now"]["answers"] == 8
+
+
+def begun(project, work, foreman):
+    """The state of the run that the workers ask for, and the progress of these at this moment."""
+    pipeline = distillgen.load("ask")
+    plan = [estimate for _, estimate in pipeline.plan(None)]
+    work.directory.mkdir(exist_ok=True)
+    ledger = Ledger(work.ledger)
+    live = prepared(pipeline, plan, work.directory, work.options, ledger, 0, len(pipeline.stages) - 1)
+    ledger.close_now()
+    return live, lambda: ShardProgress(asyncio.run(foreman.tally()), work.shards, 2, 24, 1.0, 9.0, False)
+
+
+def test_status_and_the_line_of_progress_show_each_stage_over_all_workers(project, asked, capsys):
+    work, foreman, handle = crew_of(project)
+    live, progress = begun(project, work, foreman)
+    with pytest.raises(Stopped), directory_lock(work.directory), state_file(live) as write:
+        run_all(work, handle, shards=[0, 1, 4])
+        write(progress())
+        told = project.cli("status", "ask").stdout
+        with shard_line() as show:
+            show(progress())
+        state = json.loads(project.cli("status", "ask", "--json").stdout)
+        raise Stopped("interrupted")
+    answers, rows = len(asked.bodies), len(asked.bodies) // 2
+    assert 0 < rows < 24
+    assert "ask: running" in told and "2 workers: 3 of 6 shards" in told
+    assert f"{rows}/24  kept {rows}" in told and f"{answers} requests" in told
+    assert [stage["sources"] for stage in state["workers"]["stages"]] == [rows] * 4
+    assert state["totals"]["cost_usd"] == pytest.approx(answers * ASKED)
+    assert f"more {rows}/24 kept {rows}" in capsys.readouterr().err
+    ended = project.cli("status", "ask").stdout
+    assert "ask: interrupted" in ended and f"{answers} answers are safe" in ended
+    assert corpora_are_equal(project)
+    after = json.loads(project.cli("status", "ask", "--json").stdout)
+    assert "workers" not in after and after["state"] == "finished"
+
+
+def test_the_workers_leave_the_finished_stages_of_an_earlier_run(project, asked):
+    project.cli("run", "ask", "-q")
+    files = [*(project.path / "runs/ask/stages").iterdir()]
+    before = [path.stat().st_mtime_ns for path in files]
+    work, foreman, _ = crew_of(project)
+    live, progress = begun(project, work, foreman)
+    with state_file(live) as write:
+        write(progress())
+    project.cli("run", "ask", "-q")
+    assert [path.stat().st_mtime_ns for path in files] == before
 
 
 def test_a_worker_keeps_its_models_from_shard_to_shard(project, asked):
@@ -231,18 +284,24 @@ def test_what_a_dead_worker_reserved_counts_as_spent():
     asyncio.run(reserved())
 
 
+def used(answers):
+    return Usage("run/workers", "ask", "teacher", "ok", answers, answers, *[0] * (len(COUNTS) - 2))
+
+
 def test_a_shard_that_kills_its_workers_is_given_up():
     async def attempts():
         foreman = Foreman(None, 0.0)
         allowed = [await foreman.begin(await foreman.join(), 3) for _ in range(MOST_ATTEMPTS + 1)]
-        await foreman.report(0, Count(answers=2), 3, 5, ["slow"])
-        await foreman.report(1, Count(answers=3, cost_usd=0.5), 3, 4, ["slow", "slower"])
+        stages = [[StageCount("ask", "generate", sources=n, kept=2 * n)] for n in (5, 4)]
+        await foreman.report(0, Count(answers=2), [used(2)], 3, stages[0], ["slow"])
+        await foreman.report(1, Count(answers=3, cost_usd=0.5), [used(3)], 3, stages[1], ["slow", "slower"])
         return allowed, await foreman.tally()
 
     allowed, tally = asyncio.run(attempts())
     assert allowed == [True] * MOST_ATTEMPTS + [False]
     assert tally.count == Count(5, cost_usd=0.5) and tally.rows == 4 and tally.died == MOST_ATTEMPTS
     assert tally.warnings == ("slow", "slower")
+    assert tally.usage == (used(5),) and tally.stages[0].kept == 8
 
 
 def test_the_limits_of_a_model_are_divided_among_workers(project):
