@@ -391,9 +391,7 @@ def _watched(
             now, answers = time.monotonic(), tally.count.answers
             rate = 0.9 * rate + 0.1 * (answers - before) / (now - at)
             before, at = answers, now
-            progress = ShardProgress(
-                tally, work.shards, work.workers, total, now - started, rate, passed_on
-            )
+            progress = ShardProgress(tally, work.shards, work.workers, total, now - started, rate, passed_on)
             for show in shows:
                 show(progress)
             if last_look:

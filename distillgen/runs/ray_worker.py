@@ -313,7 +313,5 @@ class _Bench:
         usage = added(self._ledger.usage(self._name), less=self._usage_before)
         stages = [replace(stage, measured={}, costs={}) for stage in live.stages[: live.last + 1]]
         return bool(
-            await self._foreman.report.remote(
-                self._number, count, usage, shard, stages, list(self._warnings)
-            )
+            await self._foreman.report.remote(self._number, count, usage, shard, stages, list(self._warnings))
         )
