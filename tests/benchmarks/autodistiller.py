@@ -2,24 +2,34 @@
 
 A trial is a student of at most 100 rows, a multilayer perceptron, with the loss between features `between`,
 the loss by which it learns classes `output`, and the share `mixed` of mixtures. Its accuracy is that on the
-test rows, the mean over seeds, which draw split and weights. `teacher` is the teacher's accuracy on the
-validation rows. The data sets are scikit-learn's: digits; whether a digit is odd; the upper halves of digits;
+test rows. A seed draws split and weights. `teacher` is the teacher's accuracy on the validation
+rows. The data sets are scikit-learn's: digits; whether a digit is odd; the upper halves of digits;
 digits with a third of the labels at random; breast cancer; wine.
 
-Regenerate: OMP_NUM_THREADS=1 python -m tests.benchmarks.autodistiller data/distillation_trials.jsonl
+Writes the trials of each seed into a folder, and their means (data/distillation_trials.jsonl). Then the
+recipe recommends by the trials of each seed, and by the control: trials with the accuracies of one another.
+
+Regenerate: OMP_NUM_THREADS=1 python -m tests.benchmarks.autodistiller runs/trials
 """
 
 import argparse
+import contextlib
 import itertools
 import json
+import os
 import random
 import tempfile
+from operator import itemgetter
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 import torch
 from sklearn import datasets
 
+import distillgen
+from distillgen.algorithms.sign_flips import sign_flip_p
+from distillgen.algorithms.surrogate import ranks_by_group
+from distillgen.rows.from_python import write_rows
 from distillgen.training.mixup import Mixup
 from tests.training.lessons import prepared
 
@@ -37,6 +47,7 @@ OUTPUT = {
     ],
 }
 MIXED = [0.0, 0.1, 1.0]
+CHOICES = ("between", "output", "mixed")
 TEACHER = {"big": {"model": "student-big", "inputs": ["x"]}}
 
 
@@ -119,21 +130,92 @@ def trials(name: str, seed: int, folder: Path):
         )
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--seeds", type=int, default=1)
+def measured(seed: int) -> list[dict]:
+    """The trials of all data sets with one seed."""
+    rows = []
+    for name in tables():
+        with tempfile.TemporaryDirectory() as folder:
+            for choices, known, right in trials(name, seed, Path(folder)):
+                rows.append({**choices, **known, "accuracy": round(right, 4)})
+    return rows
+
+
+def average(runs: list[list[dict]]) -> list[dict]:
+    """The trials with the mean over seeds of each number."""
+    return [
+        {
+            name: value if isinstance(value, str) else round(fmean(row[name] for row in rows), 4)
+            for name, value in rows[0].items()
+        }
+        for rows in zip(*runs, strict=True)
+    ]
+
+
+def shuffled(rows: list[dict]) -> list[dict]:
+    """The control: trials with the accuracy of another trial on the same data set."""
+    chance, result = random.Random(0), []
+    for _, group in itertools.groupby(rows, key=itemgetter("data")):
+        own = [*group]
+        others = chance.sample([row["accuracy"] for row in own], len(own))
+        result += [{**row, "accuracy": other} for row, other in zip(own, others, strict=True)]
+    return result
+
+
+def recommended(rows: list[dict], truth: list[dict]) -> dict[str, tuple[float, float]]:
+    """By data set, of the three trials that the recipe recommends by `rows`: their mean rank among all
+    trials on it by the accuracies of `truth`, 1 the best and a random one 0.5; and by how many points
+    they are better than the mean trial.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+            run = distillgen.run("autodistiller", rows=rows, out=Path(folder) / "run")
+        corpus = [*run.corpus]
+    places = ranks_by_group([row["accuracy"] for row in truth], [row["data"] for row in truth])
+    result = {}
+    for one in corpus:
+        own = [i for i, row in enumerate(truth) if row["data"] == one["data"]]
+        by_choice = {tuple(truth[i][name] for name in CHOICES): i for i in own}
+        best = [by_choice[tuple(trial[name] for name in CHOICES)] for trial in one["recommended"]]
+        gain = fmean(truth[i]["accuracy"] for i in best) - fmean(truth[i]["accuracy"] for i in own)
+        result[one["data"]] = fmean(places[i] for i in best), 100 * gain
+    return result
+
+
+def spread(values: list[float]) -> str:
+    """The mean of some values with its standard error."""
+    return f"{fmean(values):.2f} ± {stdev(values) / len(values) ** 0.5:.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args()
-    with options.file.open("w", encoding="utf-8") as file:
-        for name in tables():
-            found: dict[str, list] = {}
-            for seed in range(options.seeds):
-                with tempfile.TemporaryDirectory() as folder:
-                    for choices, known, right in trials(name, seed, Path(folder)):
-                        found.setdefault(json.dumps(choices), []).append((known, right))
-            for choices, runs in found.items():
-                known = {key: round(fmean(run[0][key] for run in runs), 4) for key in runs[0][0]}
-                row = {**json.loads(choices), **known, "accuracy": round(fmean(run[1] for run in runs), 4)}
-                file.write(json.dumps(row) + "\n")
-            file.flush()
-            print(name, len(found), flush=True)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    runs = []
+    for seed in range(options.seeds):
+        file = options.folder / f"seed-{seed}.jsonl"
+        if not file.exists():
+            write_rows(measured(seed), file)
+        runs.append([json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()])
+        print(f"seed {seed}: {len(runs[-1])} trials", flush=True)
+    write_rows(average(runs), options.folder / "mean.jsonl")
+    arms = [[recommended(rows, rows) for rows in runs], [recommended(shuffled(rows), rows) for rows in runs]]
+    for name in tables():
+        ranks, gains = ([by_data[name][i] for by_data in arms[0]] for i in (0, 1))
+        print(f"| {name} | {spread(ranks)} | {spread(gains)} |")
+    ranks, control = ([fmean(rank for rank, _ in one.values()) for one in arm] for arm in arms)
+    gains = [fmean(gain for _, gain in one.values()) for one in arms[0]]
+    for what, differences in (
+        ("mean rank less 0.5", [rank - 0.5 for rank in ranks]),
+        ("mean rank less that by shuffled accuracies", [a - b for a, b in zip(ranks, control, strict=True)]),
+        ("points above the mean trial", gains),
+    ):
+        print(
+            f"{what}: {spread(differences)}, above 0 in {sum(d > 0 for d in differences)} of {len(runs)} "
+            f"seeds, p {sign_flip_p(differences):.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
