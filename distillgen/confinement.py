@@ -33,6 +33,9 @@ with suppress(ImportError):  # Windows, which cannot confine a process, has no s
     import resource
 
 
+MOST = sys.maxsize // 2  # of any limit; the system takes no larger number
+
+
 @dataclass(frozen=True)
 class Limits:
     """The limits of one process: `timeout_s` is wall-clock time; `written_mb` holds for each file and for all
@@ -194,6 +197,7 @@ def limit_memory(memory_mb: int) -> None:
 
 def _limit(name: int, most: int, spare: int = 0) -> None:
     _, before = resource.getrlimit(name)
+    most = min(most, MOST)
     hard = most + spare if before == resource.RLIM_INFINITY else min(most + spare, before)
     resource.setrlimit(name, (min(most, hard), hard))
 

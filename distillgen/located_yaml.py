@@ -19,6 +19,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 NAME = re.compile(r"[A-Za-z][\w-]*")  # of a model, a stage, a filter's label
+MOST_WHOLE = 2**63 - 1  # JSON and SQLite hold no larger whole number
 MAX_VALUES = 200_000  # far above any recipe; stops alias bombs
 # In {a: ${B}} the braces of ${B} would end the value. YAML gets other characters, so no quotes are needed.
 _BRACES = str.maketrans("\ue000\ue001", "{}")
@@ -123,13 +124,16 @@ def read_yaml(text: str, path: Path | str, first_line: int = 1) -> tuple[Any, Pl
             return node.value
         plain_text = node.tag == _CORE + "str" and not getattr(node, "style", None)
         try:
-            return (
+            value = (
                 float(node.value)
                 if plain_text and _FLOAT.fullmatch(node.value)
                 else loader.construct_object(node)
             )
         except (ValueError, LookupError) as error:
             raise places.wrong(f"'{node.value}' is not a plain value", *place) from error
+        if type(value) is int and abs(value) > MOST_WHOLE:
+            raise places.wrong(f"'{node.value}' is too large; if it is a text, put it in quotes", *place)
+        return value
 
     try:
         loader = yaml.SafeLoader(VARIABLE.sub("$\ue000\\1\ue001", text))
@@ -186,7 +190,7 @@ def validate(
         errors = invalid.errors()  # a misspelt option is also a missing one: the spelling is the mistake
         error: Mapping[str, Any] = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
         raised = places.quoting if error["type"] == "value_error" else places.wrong
-        raise raised(_message(error, model, owner, show), *place, *error["loc"]) from invalid
+        raise raised(_message(error, model, owner, value, show), *place, *error["loc"]) from invalid
     for name, option in value.items() if isinstance(value, dict) else ():
         if isinstance(option, bool) and type(getattr(validated, name, option)) in (int, float):
             raise places.wrong(
@@ -195,8 +199,8 @@ def validate(
     return validated
 
 
-def _message(error: Mapping[str, Any], model: type[BaseModel], owner: str, show: bool) -> str:
-    """Return the message for a mistake that pydantic found."""
+def _message(error: Mapping[str, Any], model: type[BaseModel], owner: str, options: Any, show: bool) -> str:
+    """Return the message for a mistake that pydantic found in the options."""
     *outer, last = error["loc"] or ("",)
     fields = model.model_fields
     for part in outer:  # to the fields of the inner model with the mistake
@@ -208,12 +212,31 @@ def _message(error: Mapping[str, Any], model: type[BaseModel], owner: str, show:
     if error["type"] == "extra_forbidden":
         inner_owner = f"'{'.'.join(map(str, outer))}' of {owner}" if outer else owner
         return f"{inner_owner} has no option '{last}'{did_you_mean(str(last), fields)}"
-    name = ".".join(map(str, error["loc"]))
+    name = ".".join(_option(error["loc"], options, missing=error["type"] == "missing"))
     if error["type"] == "missing":
         return f"{owner} needs '{name}'" + (f": {fields[last].description}" if last in fields else "")
     reason = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     reason = re.sub("a valid dictionary.*", "a mapping of options", reason)
     reason = re.sub("List should have at least 1 item.*", "must not be empty", reason)
+    reason = re.sub("^(String|List|Tuple|Dictionary) should", "must", reason)
+    reason = re.sub("(?<=a valid )(integer|number|boolean), unable to .*", r"\1", reason)
     value = str(error["input"])
+    if error["input"] is None or isinstance(error["input"], bool):
+        value = {"None": "null"}.get(value, value.lower())  # as in YAML
     not_value = f", not {value!r}" if show and reason.startswith("must be") and len(value) <= 80 else ""
     return f"{owner}: {f'{name!r}: ' if name else ''}{reason}{not_value}"
+
+
+def _option(place: Place, options: Any, *, missing: bool) -> list[str]:
+    """Return the names that lead to a mistake, without the types of a union, which pydantic puts between."""
+    names, value = list[str](), options
+    for part in place:
+        if (
+            isinstance(value, Mapping)
+            and part in value
+            or isinstance(value, list)
+            and part in range(len(value))
+        ):
+            names.append(str(part))
+            value = value[part]
+    return [*names, str(place[-1])] if missing else names or list(map(str, place))

@@ -104,6 +104,8 @@ class Project:
         """Return the data file or folder that a pipeline or prompt names. Raise ConfigError."""
         if path in self.data:
             return self.data[path]
+        if not path or "\0" in path:
+            raise ConfigError(f"{path!r} is no name of a file")
         roots = [self.root.resolve(), home("data").parent.resolve()]
         if path in self.trusted:
             roots.insert(0, Path.cwd())

@@ -45,6 +45,16 @@ class WholeNumber(click.IntRange):
     name = "whole number"
 
 
+class PathName(click.Path):
+    """A path, which an empty text is not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; reject an empty text, such as that of a shell variable that is not set."""
+        if value == "":
+            self.fail("it is empty; give a path.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class LedgerPlace(click.ParamType):  # type: ignore[type-arg]
     """A SQLite file, or the address of a PostgreSQL database."""
 
@@ -167,7 +177,7 @@ COUNT = click.option(
 OUT = click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path),
+    type=PathName(path_type=Path),
     help="The run directory. Default: runs/PIPELINE in the pipeline's project.",
 )
 

@@ -20,6 +20,7 @@ from distillgen.cli.arguments import (
     RUN,
     SETS,
     Number,
+    PathName,
     WholeNumber,
     filter_argument,
     find_data,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     help="A filter and its options. Repeatable; filters apply in this order.",
 )
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), help="The run directory. Default: runs/DATA-filtered."
+    "-o", "--out", type=PathName(path_type=Path), help="The run directory. Default: runs/DATA-filtered."
 )
 @SETS
 @LIMIT
@@ -79,7 +80,7 @@ def filter_(
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path),
+    type=PathName(path_type=Path),
     help="A new folder, or a file with the ending of a format. Default: RUN/export.",
 )
 @click.option(
@@ -297,7 +298,7 @@ def _push_shards(
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathName(path_type=Path, dir_okay=False),
     default=Path("data/labels.jsonl"),
     show_default=True,
     help="The file that labels are appended to.",
@@ -428,12 +429,7 @@ def compact(name: str, as_json: bool) -> None:
 @ledger.command("export")
 @click.argument("name", metavar="LEDGER")
 @click.option(
-    "-o",
-    "--out",
-    "file",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The new file.",
+    "-o", "--out", "file", required=True, type=PathName(path_type=Path, dir_okay=False), help="The new file."
 )
 def export_ledger(name: str, file: Path) -> None:
     """Write the rows of a ledger as JSON lines: the request, the completion, the tokens and the cost of each.

@@ -16,7 +16,7 @@ import click
 
 import distillgen
 from distillgen.cli import completion, data, run, show, student, view
-from distillgen.cli.arguments import AS_JSON
+from distillgen.cli.arguments import AS_JSON, PathName
 from distillgen.errors import ConfigError, DistillgenError, Stopped
 from distillgen.runs.streams import escape_unknown, hold_open
 
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PathName(path_type=Path))
 def init(folder: Path) -> None:
     """Make a new project in FOLDER, with a small pipeline that runs at once."""
     from distillgen.pipeline.catalog import json_schema

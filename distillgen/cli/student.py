@@ -15,6 +15,7 @@ from distillgen.cli.arguments import (
     LIMIT,
     REPORT_TO,
     SETS,
+    PathName,
     filter_argument,
     in_project,
     model_argument,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path),
+    type=PathName(path_type=Path),
     help="The run directory. Default: RUN/training, or runs/DATA-student.",
 )
 @SETS
@@ -116,7 +117,7 @@ def train(
     help="A metric, which is any filter, and its options. Repeatable.",
 )
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), help="The run directory. Default: runs/DATA-evaluated."
+    "-o", "--out", type=PathName(path_type=Path), help="The run directory. Default: runs/DATA-evaluated."
 )
 @SETS
 @LIMIT

@@ -42,6 +42,8 @@ class Activity:
     trouble: str = ""
     note: str = ""
     sending: dict[asyncio.Task[Any], float] = field(default_factory=dict)
+    pausing: dict[asyncio.Task[Any], float] = field(default_factory=dict)
+    """The requests that failed and are sent again, each with the time of its next try."""
     moved_at: float = field(default_factory=time.monotonic)
 
 

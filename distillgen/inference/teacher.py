@@ -282,9 +282,13 @@ class Teacher:
             if faults:
                 raise faults.pop()
             job.retries += 1
+            self.activity.pausing.pop(job.task, None)
             return await self._ask(job)
 
-        return await retrying(attempt)
+        try:
+            return await retrying(attempt)
+        finally:
+            self.activity.pausing.pop(job.task, None)
 
     def _wait_s(self, state: RetryCallState) -> float:
         """Return the seconds before the next attempt, not fewer than the endpoint asks for."""
@@ -313,6 +317,8 @@ class Teacher:
         if isinstance(_fault_of(state), Unreachable) and (self._probe is None or self._probe.done()):
             self._probe = asyncio.current_task()
         self.activity.retries += 1
+        if (task := asyncio.current_task()) and state.next_action:
+            self.activity.pausing[task] = time.monotonic() + state.next_action.sleep
         log.info(
             "%s: try %d failed, asking again: %s", self.name, state.attempt_number, self.activity.trouble
         )

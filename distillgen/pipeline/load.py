@@ -37,6 +37,8 @@ from distillgen.record import digest
 from distillgen.rows.from_python import ROWS, with_rows
 from distillgen.stages.source import BoundSource
 
+UNANSWERED = ("embed", "score")  # kinds of stages for which a model writes nothing
+
 
 class System(BaseModel):
     """Where a recipe stands among the published systems.
@@ -283,8 +285,10 @@ def load(
     project, notes = Project(root, trusted, data_files, filters or {}), list[str]()
     if sets:
         raw = top.model_dump()
-        project = replace(project, trusted=trusted | override(raw, sets))
         places = replace(places, note=f" (with --set {' --set '.join(map(typed, sets))})")
+        for assignment in sets:
+            project = replace(project, trusted=project.trusted | override(raw, [assignment]))
+            validate(Top, raw, owner="the pipeline", places=places)  # the next one finds its place in it
         with places.within("models"):
             notes = fitted(top.models, raw["models"], project)
         top = validate(Top, raw, owner="the pipeline", places=places)
@@ -312,7 +316,7 @@ def load(
     }
     with _answers_safe():
         stages = bind_stages(top.stages, places, CheckContext(frozenset(), models, project, seed=top.seed))
-    notes += _hiding(stages, models, project)
+    notes += [*_hiding(stages, models, project), *_half_prices(stages, models)]
     used = {word for bound in stages for word in _words(bound.stage.model_dump())}
     for name in sorted(project.filters.keys() - used):
         raise ConfigError(f"filters: no stage of the pipeline uses '{name}'")
@@ -355,6 +359,8 @@ def located(pipeline: str | Path | Mapping[str, Any]) -> tuple[Path, Path]:
     if Path(pipeline).suffix in (".yaml", ".yml"):
         path = _file(Path(pipeline))
         return path, project_of(path)
+    if Path(pipeline).is_file() and str(pipeline) not in Project(root).names("pipelines", ".yaml"):
+        raise ConfigError(f"'{pipeline}' is no pipeline: the name of one ends in .yaml or .yml")
     return Project(root).find("pipelines", str(pipeline), ".yaml"), root
 
 
@@ -366,6 +372,17 @@ def _hiding(stages: Sequence[BoundStage], models: Mapping[str, Spec], project: P
     ]
     notes = [hiding(folder, name, project) for folder, _, name in plugins if folder in NOUNS]
     return [note for note in notes if note]
+
+
+def _half_prices(stages: Sequence[BoundStage], models: Mapping[str, Spec]) -> Iterator[str]:
+    """Yield a note for each price without a part of what an answer costs: a cap would not hold."""
+    for label, spec in models.items():
+        kinds = {bound.stage.kind for bound in stages if label in bound.models}
+        if spec.price is None or not kinds.difference(UNANSWERED):
+            continue
+        for part in ("input", "output"):
+            if part not in spec.price.model_fields_set:
+                yield f"model '{label}': the price names no '{part}', so that {part} tokens count as free"
 
 
 def _words(value: Any) -> Iterator[str]:

@@ -129,6 +129,8 @@ def _options_by_name(entries: list[Any]) -> dict[str, list[dict[str, Any]]]:
     for i, entry in enumerate(entries):
         entries[i] = entry = {entry: None} if isinstance(entry, str) else entry
         for kind, options in entry.items():
+            if kind == "filter" and isinstance(options, list):
+                options = {"filters": options}  # so that the stage itself has a name, and options
             entry[kind] = options = {} if options is None else options
             if isinstance(options, dict):
                 by_name[str(options.get("name", kind))] = [options]

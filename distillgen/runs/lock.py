@@ -13,13 +13,26 @@ from distillgen.inference.ledger_files import salvage
 from distillgen.inference.places import Place
 from distillgen.platforms import lock, open_folder
 from distillgen.runs.state import Options
+from distillgen.state_files import SEEDS
 
 log = logging.getLogger("distillgen")
+
+SIGNS = ("run.lock", "pipeline.lock.yaml", "usage.json", SEEDS)  # one of them is in every run
+WRITTEN_OVER = ("README.md", "corpus.jsonl", "dropped.jsonl", "report.html", "run.log", "stages", "student")
 
 
 @contextlib.contextmanager
 def directory_lock(directory: Path) -> Iterator[None]:
-    """Create the directory and hold its lock; raise ConfigError if another run holds it."""
+    """Create the directory and hold its lock; raise ConfigError if another run holds it, or if it is no run
+    and has files that a run would write over.
+    """
+    if not any((directory / name).exists() for name in SIGNS):
+        for name in WRITTEN_OVER:
+            if (directory / name).exists():
+                raise ConfigError(
+                    f"'{directory}' is no run, and a run would write over its '{name}'; "
+                    "choose another directory with --out"
+                )
     try:
         directory.mkdir(parents=True, exist_ok=True)
         stream = (directory / "run.lock").open("a+")

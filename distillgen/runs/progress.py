@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distillgen.record import Record
 from distillgen.runs.time_left import Requests, StageWork, TimeLeft
-from distillgen.text.display import clipped
+from distillgen.text.display import clipped, duration
 
 if TYPE_CHECKING:
     from distillgen.inference.teacher import Teacher
@@ -213,17 +213,19 @@ class Meter:
         still_s = now_s - max([self._live.started, *(t.activity.moved_at for t in teachers.values())])
         if still_s < SILENCE_S or self._live.notes:
             return ""
-        waits = [
-            _waiting_for(name, teacher) for name, teacher in teachers.items() if teacher.activity.sending
-        ]
+        waits = [wait for name, teacher in teachers.items() for wait in _waiting_for(name, teacher)]
         return f"nothing has moved for {still_s:.0f} s; waiting for {'; '.join(waits) or 'a stage to finish'}"
 
 
-def _waiting_for(name: str, teacher: Teacher) -> str:
-    sending = teacher.activity.sending
-    oldest_s = time.monotonic() - min(sending.values())
+def _waiting_for(name: str, teacher: Teacher) -> Iterator[str]:
+    sending, pausing, now = teacher.activity.sending, teacher.activity.pausing, time.monotonic()
     where = clipped(teacher.redact(teacher.identity), 60)
-    return f"{len(sending)} answers of {name} ({where}), the oldest asked {oldest_s:.0f} s ago"
+    if sending:
+        oldest_s = now - min(sending.values())
+        yield f"{len(sending)} answers of {name} ({where}), the oldest asked {oldest_s:.0f} s ago"
+    if pausing:
+        next_s = max(0.0, min(pausing.values()) - now)
+        yield f"the next try of {len(pausing)} requests to {name} ({where}), in {duration(next_s)}"
 
 
 async def follow(live: Live, show: Callable[[Progress], None]) -> None:

@@ -7,6 +7,7 @@ them. So the corpus is the one of a single machine, to the byte.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,9 @@ SAME = ("seed", "models", "stages", "files")  # the parts of the lock file that 
 
 
 def override(pipeline: Pipeline, shard: str) -> str:
-    """Return the override that gives a pipeline its shard."""
+    """Return the override that gives a pipeline its shard. Raise ConfigError for another form than I/N."""
+    if not re.fullmatch(r"\d+/[1-9]\d*", shard):
+        raise ConfigError(f"--shard takes I/N, such as 0/4 for the first of four workers, not '{shard}'")
     return f"{pipeline.source.name}.shard={shard}"
 
 

@@ -176,8 +176,8 @@ class Asking:
             most = self.sampling[model].get("max_tokens", "(the endpoint’s own)")
             return f"cut off: the answer ended with '{finish}'" if finish else f"cut off at max_tokens {most}"
         word = f" ('{finish}')" if finish else ""
-        refused = f"the teacher refused{word}: {completion.text[:200]}"
-        return refused if status == "refused" else completion.error
+        text = completion.text[:200].strip() or "it, or a content filter, gave no text"
+        return f"the teacher refused{word}: {text}" if status == "refused" else completion.error
 
     def children(self, record: Record, answers: Answers) -> Chunk:
         """Return a record for each sample and item. A record without usable fields is dropped."""

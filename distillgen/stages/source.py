@@ -158,6 +158,8 @@ class Source(Stage, NamedFiles):
     def _one_origin(self) -> Source:
         if [self.path, self.dataset, self.script, self.draw].count(None) != 3:
             raise ValueError("give one of 'path', 'dataset', 'script' and 'draw'")
+        if not (self.draw or self.origin):
+            raise ValueError("the name of the source is empty: name a file, a data set or a script")
         if self.arguments and not self.script:
             raise ValueError("'with' holds options of a function; it has no use without 'script'")
         for option in ("config", "format", "lineage", *CUTS) if self.script else ():
@@ -208,7 +210,8 @@ class Source(Stage, NamedFiles):
     @property
     def origin(self) -> str:
         """The path, or the name of the data set or of the script."""
-        return self.path or self.dataset or self.script or "draw"
+        names = (self.path, self.dataset, self.script, "draw")
+        return next(name for name in names if name is not None)
 
     def files(self, project: Project) -> dict[str, Path]:
         """Return the source file or folder, the script and the project files that it imports, or the files of

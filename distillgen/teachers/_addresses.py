@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     pass
 
 OFFICIAL = "https://api.openai.com/v1"
+_URL = re.compile(r"[^\s\x00-\x1f\x7f]+")  # which urlsplit takes, and no client
 
 
 class Address(BaseModel):
@@ -64,7 +66,8 @@ class Address(BaseModel):
         """Raise ConfigError if the address is malformed or the official endpoint has no key."""
         with suppress(ValueError):  # a port above 65535, half an IPv6 address
             parts = urlsplit(self.base_url)
-            if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            fits = _URL.fullmatch(self.base_url)
+            if fits and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
                 if self.base_url.rstrip("/") == OFFICIAL and not self.api_key:
                     raise ConfigError("api.openai.com needs a key: api_key: ${OPENAI_API_KEY}")
                 if self.api_key is not None and not self.api_key:

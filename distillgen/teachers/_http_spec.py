@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from distillgen.inference.spec import ADDED_TOKENS, Spec
 from distillgen.teachers._addresses import Address
 
+LONGEST_S = 7 * 86_400  # of a wait; the clients of HTTP take no time that is very large
+
 
 class HttpSpec(Address, Spec):
     """An endpoint at one or several addresses.
@@ -21,7 +23,7 @@ class HttpSpec(Address, Spec):
     also: list[Address] = Field(
         default_factory=list, description="further addresses or keys that give the same answers"
     )
-    timeout_s: float = Field(300.0, gt=0, description="longest wait for one answer, in seconds")
+    timeout_s: float = Field(300.0, gt=0, le=LONGEST_S, description="longest wait for one answer, in seconds")
 
     def credentials(self) -> set[str]:
         """Return the keys of every address."""

@@ -20,6 +20,11 @@ def run(body, tests=TEST, before=""):
     return run_tests(f"import os, sys\n{before}\ndef answer():\n{lines}    return 4\n", tests, limits=LIMITS)
 
 
+def test_a_limit_may_be_larger_than_the_system_takes():
+    limits = Limits(timeout_s=1e30, cpu_s=10**30, memory_mb=10**18)
+    assert run_tests("def answer(): return 4", TEST, limits=limits).passed == 1
+
+
 def test_good_code_passes_and_wrong_code_does_not():
     assert run("pass").passed == 1
     assert run("return 5").passed == 0

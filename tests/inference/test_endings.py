@@ -217,6 +217,7 @@ CALLS = [{"id": "1", "type": "function", "function": {"name": "look", "arguments
         (chat([None]), "'NoneType'"),
         (chat([{"type": "refusal", "refusal": "No."}]), "the teacher refused: No."),
         (chat(None, refusal="No."), "the teacher refused: No."),
+        (chat(None, "content_filter"), "the teacher refused: it, or a content filter, gave no text"),
         ({"finish_reason": "stop", "message": "text"}, "no message"),
         ({"finish_reason": "stop"}, "no message"),
     ],

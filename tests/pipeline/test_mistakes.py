@@ -187,6 +187,12 @@ MISTAKES = [
     yaml("misspelt option of generate", "      with: {tone", "      max_token: 3\n      with: {tone", "max_token:", "no option 'max_token'", "did you mean 'max_tokens'?"),
     yaml("misspelt option of format", "      keep: [question]", "      keeps: [question]", "keeps", "stage 'format' has no option 'keeps'", "did you mean 'keep'?"),
     yaml("wrong option type", "      with: {tone", "      n: many\n      with: {tone", "n: many", "stage 'generate'", "'n': must be a valid integer", "not 'many'"),
+    yaml("option without a value", "      with: {tone", "      n:\n      with: {tone", "      n:", "'n': must be a valid integer, not 'null'"),
+    yaml("option of several types", "      with: {tone", "      stop: 3\n      with: {tone", "stop: 3", "'stop': must be a valid list"),
+    yaml("entry of an option of several types", '      fields: {text: "{{ question }} {{ answer }}"}\n', "      messages: [{user: 3}]\n", "user: 3", "'messages.0.user': must be a valid string"),
+    yaml("number that JSON cannot hold", "      with: {tone", "      n: 99999999999999999999\n      with: {tone", "n: 9", "'99999999999999999999' is too large", "quotes"),
+    yaml("source without a name", "      path: data/seeds.jsonl\n", '      path: ""\n', "- source:", "the name of the source is empty"),
+    yaml("name that no file has", "      path: data/seeds.jsonl\n", '      path: "a\\0b"\n', "- source:", "is no name of a file"),
     yaml("option below its least", "      with: {tone", "      n: 0\n      with: {tone", "n: 0", "'n': must be greater than or equal to 1", "not '0'"),
     yaml("yaml word as option", "      with: {tone", "      n: yes\n      with: {tone", "n: yes", "'n'", "a number, not YAML's yes"),
     yaml("missing option", "      model: teacher\n", "", "- generate:", "stage 'generate' needs 'model'", "one of the pipeline's models"),
@@ -222,6 +228,8 @@ MISTAKES = [
     yaml("misspelt model option", "    max_tokens: 50", "    max_tokns: 50", "max_tokns", "model 'teacher' has no option 'max_tokns'", "did you mean 'max_tokens'?"),
     yaml("model name with a space", "  writer:\n", "  the writer:\n", "the writer", "'the writer'", "letters, digits"),
     yaml("bad base_url", "base_url: URL", "base_url: localhost:8000", "base_url:", "'localhost:8000'", "http://localhost:8000/v1"),
+    yaml("address with a space", "base_url: URL", "base_url: http://my host/v1", "base_url:", "'http://my host/v1'", "http://localhost:8000/v1"),
+    yaml("endless wait", "base_url: URL", "base_url: URL\n    timeout_s: 1e30", "timeout_s:", "'timeout_s': must be less than or equal to 604800"),
     yaml("bad port", "base_url: URL", "base_url: http://localhost:80000/v1", "base_url:", "base_url", "http://localhost:8000/v1"),
     yaml("official endpoint without key", "    base_url: URL\n", "", "  teacher:", "api.openai.com needs a key", "api_key: ${OPENAI_API_KEY}"),
     yaml("unset variable", "base_url: URL", "base_url: URL\n    api_key: ${NO_SUCH_KEY}", "${NO_SUCH_KEY}", "NO_SUCH_KEY is not set", "export NO_SUCH_KEY=…"),
@@ -320,6 +328,9 @@ MISTAKES = [
     typed("--limit that is no number", "-n", "few", says=("few", "not a valid whole number")),
     typed("unknown option", "--outt", "x", says=("--outt", "--out")),
     typed("--out under a file", "--out", "data/seeds.jsonl/run", says=("cannot write to 'data/seeds.jsonl/run'", "--out")),
+    typed("--out that is empty", "--out", "", says=("--out", "it is empty")),
+    Mistake("--out a folder of the user's", (("prompts/README.md", None, "mine"),), None, None, ("'prompts' is no run", "its 'README.md'", "--out"), ("--out", "prompts")),
+    typed("--shard of another form", "--shard", "2", says=("--shard takes I/N, such as 0/4", "not '2'")),
     typed("--out a file", "--out", "data/seeds.jsonl", says=("data/seeds.jsonl", "--out")),
     typed("--ledger in no folder", "--ledger", "no/such/ledger.sqlite3", says=("no/such/ledger.sqlite3",)),
     typed("--ledger that is none", "--ledger", "pipelines/base.yaml", says=("pipelines/base.yaml", "does not begin as a ledger does")),
@@ -383,6 +394,14 @@ def test_the_project_is_valid_without_the_mistakes(case, capfd):
     case.make(Mistake("none"))
     assert here(capfd, "run", "pipelines/base.yaml")[0] == 0
     assert len(case.endpoint.bodies) == 4 and len(case.project.read("runs/base/corpus.jsonl")) == 4
+
+
+def test_a_file_with_another_ending_is_no_pipeline(case, capfd):
+    case.make(Mistake("none"))
+    code, _, err = here(capfd, "check", SEEDS)
+    assert code == 2 and f"'{SEEDS}' is no pipeline: the name of one ends in .yaml" in err
+    case.project.write("base", "a file with the name of a pipeline")
+    assert here(capfd, "check", "base")[0] == 0
 
 
 def test_the_mistakes_are_many_and_told_apart():

@@ -108,6 +108,11 @@ def test_what_only_the_former_provider_had_is_dropped_and_nothing_else(base, ord
         (["generate=5"], "--set generate=5: it takes options"),
         (["teacher={provider: openai}"], "model 'teacher' needs 'model'"),
         (["teachr={provider: openai}"], "teachr"),
+        (["models=3"], "'models': must be a mapping of options, not '3'"),
+        (["models={teacher: 5}"], "'models.teacher': must be a mapping of options"),
+        (["models=[]", "teacher.model=m"], "'models': must be a mapping of options"),
+        (["stages=3", "generate.n=2"], "'stages': must be a valid list"),
+        (["stages=[5]", "generate.n=2"], "'stages.0': must be a mapping of options"),
     ],
 )
 def test_a_mistake_stays_one(base, sets, said):
@@ -136,6 +141,8 @@ def test_a_whole_model_stage_or_filter_and_null(base):
         and len(checked.stages) == 2
     )
     assert set(distillgen.load("base", ["judge=null"]).models) == {"teacher"}
+    assert len(distillgen.load("base", ["filter=null"]).stages) == 2  # its filters stand in a bare list
+    assert distillgen.load("base", ["filter.mark=short"]).stages[2].mark == "short"
 
 
 def test_a_stage_that_is_not_there_cannot_be_left_out(project):
@@ -143,6 +150,17 @@ def test_a_stage_that_is_not_there_cannot_be_left_out(project):
     pipeline = {"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}]}
     with pytest.raises(ConfigError, match="'filter'"):
         distillgen.load(pipeline, ["filter=null"])
+
+
+def test_a_price_without_the_half_of_an_answer_is_noted(base):
+    notes = distillgen.load(
+        "base", ["teacher={provider: openai, model: m, price: {input: 1}, api_key: k}"]
+    ).notes
+    assert notes == ("model 'teacher': the price names no 'output', so that output tokens count as free",)
+    assert not distillgen.load("base", ["judge.price={input: 1}"]).notes  # no stage asks it
+    assert not distillgen.load(
+        "base", ["teacher={provider: scripted, model: echo, price: {input: 1, output: 0}}"]
+    ).notes
 
 
 def test_a_template_is_a_value_without_quotes_of_its_own(base):

@@ -1,14 +1,18 @@
 """Progress is a frozen value that tells of a running pipeline, and of this session's own figures."""
 
+import asyncio
 import dataclasses
 from functools import partial
 
 import pytest
+from aiohttp import web
 
 import distillgen
+from distillgen.runs import progress
 from distillgen.runs.progress import Meter, follow
 from distillgen.runs.run import run_pipeline
 from distillgen.runs.state import Options
+from tests.endpoint import Endpoint
 
 PIPELINE = {
     "version": 1,
@@ -47,6 +51,26 @@ def test_rows_in_and_out(last):
     assert progress.left_s in (None, 0) and progress.share == 1
     with pytest.raises(dataclasses.FrozenInstanceError):
         progress.left_s = 1
+
+
+def test_what_is_tried_again_is_said(project, monkeypatch):
+    monkeypatch.setattr(progress, "SILENCE_S", 0.0)
+    waits = set()
+
+    async def watch(live):
+        while True:
+            waits.add(Meter(live).read().waits)
+            await asyncio.sleep(0.02)
+
+    def behave(body, times):
+        return web.Response(status=503, headers={"Retry-After": "1"}) if times == 1 else None
+
+    with Endpoint(behave) as endpoint:
+        path = project.ask_pipeline(endpoint.url, 3)
+        run_pipeline(distillgen.load(path), project.path / "r", Options(), watch)
+    tries = [text for text in waits if "the next try of 3 requests to teacher (http://127.0.0.1:" in text]
+    assert tries and all(text.endswith(("in 0:00", "in 0:01", "in 0:02")) for text in tries)
+    assert not any("a stage to finish" in text and "next try" in text for text in waits)
 
 
 def test_a_model_has_the_figures_of_this_session_and_the_run_those_of_all(last):
