@@ -231,12 +231,10 @@ def _option(place: Place, options: Any, *, missing: bool) -> list[str]:
     """Return the names that lead to a mistake, without the types of a union, which pydantic puts between."""
     names, value = list[str](), options
     for part in place:
-        if (
-            isinstance(value, Mapping)
-            and part in value
-            or isinstance(value, list)
-            and part in range(len(value))
-        ):
+        inside = (
+            value if isinstance(value, Mapping) else dict(enumerate(value if isinstance(value, list) else ()))
+        )
+        if part in inside:
             names.append(str(part))
-            value = value[part]
+            value = inside[part]
     return [*names, str(place[-1])] if missing else names or list(map(str, place))
