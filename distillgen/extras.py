@@ -36,6 +36,7 @@ EXTRAS = {
     "datasets": Extra(("datasets", "pyarrow", "huggingface_hub"), "375 MB"),
     "ray": Extra(("ray", "pyarrow"), "645 MB"),
     "transformers": Extra(("torch", "transformers"), TORCH),
+    "timm": Extra(("timm", "torchvision", "torch", "transformers"), TORCH),
     "embeddings": Extra(("sentence_transformers", "torch", "transformers", "sklearn", "numpy"), TORCH),
     "train": Extra(
         (

@@ -51,9 +51,12 @@ class MediaModel(nn.Module):  # type: ignore[misc]
         """Load a folder, or a name on the Hub. Raise OSError or ValueError, also those of transformers."""
         config = AutoConfig.from_pretrained(name, revision=revision)
         kind, processor = _classes(config)
-        # masks drawn over a sound need it to be long, and are drawn anew by a training that goes on
-        options = {"apply_spec_augment": False} if hasattr(config, "apply_spec_augment") else {}
-        model = kind.from_pretrained(name, revision=revision, dtype="float32", **options)
+        if hasattr(config, "apply_spec_augment"):
+            # masks drawn over a sound need it to be long, and are drawn anew by a training that goes on
+            config.apply_spec_augment = False
+        if of_timm := getattr(config, "model_args", None):
+            of_timm.pop("num_classes", None)  # timm writes it, and transformers gives it once more
+        model = kind.from_pretrained(name, revision=revision, dtype="float32", config=config)
         return cls(model, processor.from_pretrained(name, revision=revision), root, most_s)
 
     @classmethod

@@ -1,4 +1,7 @@
-"""pretrained: a model of the Hub for pictures or sounds, such as a ViT, a ResNet, wav2vec2 or an AST."""
+"""pretrained: a model of the Hub for pictures or sounds, such as a ViT, a ResNet, wav2vec2 or an AST.
+
+A model of timm, such as timm/resnet18.a1_in1k, is one, too: transformers wraps it, where timm is installed.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,12 @@ from distillgen.networks.body import Body, Sizes
 from distillgen.project import Project
 
 NAME = "student body 'pretrained'"
+OF_TIMM = "timm/"  # the owner on the Hub
+TIMM = ("timm", "torchvision")
 
 
 class Pretrained(Body):
-    """A classifier of pictures or of sounds, of transformers, all of whose weights go on learning.
+    """A classifier of pictures or of sounds, of transformers or timm, all of whose weights go on learning.
 
     It reads one input, references to files, through the processor in its folder; a file is read when its row
     is in a batch. What its own classifier reads are the features: heads over the classes of the training
@@ -43,22 +48,34 @@ class Pretrained(Body):
         elif self.model.startswith((".", "/", "~")) or self.model.count("/") != 1:
             remedy = "a name on the Hub is like owner/name"
             raise ConfigError(f"{NAME}: there is no folder '{self.model}'; {remedy}")
+        elif self.model.startswith(OF_TIMM):
+            need(f"{NAME}: '{self.model}'", *TIMM)
 
     def _check_folder(self, path: Path) -> None:
         """Raise ConfigError if a folder holds no model for pictures or sounds, or no processor."""
-        files = [path / name for name in ("config.json", "preprocessor_config.json")]
-        for file, noun in zip(files, ("model", "processor of pictures or sounds"), strict=True):
-            if not file.is_file():
-                raise ConfigError(f"{NAME}: '{self.model}' holds no {noun}: it has no {file.name}")
-        try:
-            family = str(json.loads(files[0].read_bytes()).get("model_type"))
-        except (ValueError, AttributeError) as error:
-            raise ConfigError(f"{NAME}: '{self.model}' has a config.json that is no JSON object") from error
+        config = self._read(path, "config.json", "model")
+        if "pretrained_cfg" in config:  # of timm: the configuration says how pictures are scaled
+            need(f"{NAME}: '{self.model}'", *TIMM)
+            return
+        self._read(path, "preprocessor_config.json", "processor of pictures or sounds")
+        family = str(config.get("model_type"))
         if family not in seeing() | hearing():
             remedy = "texts are read by {encoder: …}"
             raise ConfigError(
                 f"{NAME}: '{self.model}' is a {family}, and classifies no pictures or sounds; {remedy}"
             )
+
+    def _read(self, path: Path, name: str, noun: str) -> Mapping[str, Any]:
+        """Return the JSON object in a file of the folder. Raise ConfigError if there is none."""
+        try:
+            content = json.loads((path / name).read_bytes())
+        except FileNotFoundError as error:
+            raise ConfigError(f"{NAME}: '{self.model}' holds no {noun}: it has no {name}") from error
+        except ValueError as error:
+            raise ConfigError(f"{NAME}: '{self.model}' has a {name} that is no JSON object") from error
+        if not isinstance(content, dict):
+            raise ConfigError(f"{NAME}: '{self.model}' has a {name} that is no JSON object")
+        return content
 
     def origins(self, project: Project) -> dict[str, Path]:
         """Return the folder of a local model."""
@@ -77,5 +94,5 @@ class Pretrained(Body):
         origin = str(model_path(self.model, root) or self.model)
         try:
             return MediaModel.pretrained(origin, self.revision, root=root, most_s=most_s)
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
             raise ConfigError(f"{NAME}: '{self.model}' cannot be loaded: {error}") from error

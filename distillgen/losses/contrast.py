@@ -45,7 +45,7 @@ class Contrast(Loss):
         """Raise ConfigError if the network has no features, or reads no numbers."""
         super().check_network(spec, project)
         body = spec.module_of(project)
-        if body.reads in ("texts", "graph"):
+        if body.reads in ("texts", "files", "graph"):
             raise ConfigError(
                 f"it changes rows of numbers, and student body '{spec.body}' reads {body.reads}"
             )

@@ -3,6 +3,9 @@
 import json
 import math
 import struct
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import pytest
 
@@ -56,6 +59,28 @@ def test_families_that_see_or_hear_pass_the_check(tmp_path, family):
     assert Pretrained(model="model").origins(Project(tmp_path)) == {"model": tmp_path / "model"}
 
 
+OF_TIMM = json.dumps({"architecture": "resnet10t", "pretrained_cfg": {"input_size": [3, 32, 32]}})
+
+
+@pytest.mark.parametrize("model", ["./model", "timm/resnet10t.c3_in1k"])
+def test_a_model_of_timm_needs_timm_and_no_processor(tmp_path, monkeypatch, model):
+    pytest.importorskip("PIL")
+    folder(tmp_path, config=OF_TIMM)
+    monkeypatch.setitem(sys.modules, "torchvision", module("torchvision"))
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError, match=r"needs the extra 'timm' \(timm\): pip install 'distillgen\[timm\]'"):
+        Pretrained(model=model).check(Project(tmp_path))
+    monkeypatch.setitem(sys.modules, "timm", module("timm"))
+    Pretrained(model=model).check(Project(tmp_path))
+
+
+def module(name: str) -> ModuleType:
+    """A module as it is found where it is installed."""
+    found = ModuleType(name)
+    found.__spec__ = ModuleSpec(name, None)
+    return found
+
+
 # real models, with random weights, in the form of the Hub
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -82,7 +107,7 @@ MODELS = {
     "hubert": ("Hubert", "HubertForSequenceClassification", HEARS),
     "ast": ("AST", "ASTForAudioClassification", {"max_length": 64, "num_mel_bins": 16, **SMALL}),
 }
-SEE = ("vit", "resnet", "convnext")
+SEE = ("vit", "resnet", "convnext", "timm")
 
 
 METRICS = {"gold": "label", "metrics": ["exact"]}
@@ -94,6 +119,8 @@ def save_model(name: str, root) -> None:
     import transformers
 
     torch.manual_seed(0)
+    if name == "timm":
+        return save_timm(root / name)
     family, model, options = MODELS[name]
     config = getattr(transformers, f"{family}Config")(**options)
     getattr(transformers, model)(config).save_pretrained(root / name)
@@ -106,6 +133,17 @@ def save_model(name: str, root) -> None:
     else:
         processor = transformers.Wav2Vec2FeatureExtractor()
     processor.save_pretrained(root / name)
+
+
+def save_timm(folder) -> None:
+    """Write a model of timm as its repositories on the Hub have it: no processor, and no model_type."""
+    try:
+        from timm import create_model
+        from timm.models import save_for_hf
+    except (ImportError, RuntimeError) as error:  # torchvision beside another build of torch
+        pytest.skip(f"timm cannot be imported: {error}")
+    options = {"num_classes": 3, "stem_width": 8, "layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16)}
+    save_for_hf(create_model("resnet10t", **options), folder, safe_serialization=True)
 
 
 def tone(hertz: float, samples: int = 1600) -> bytes:
@@ -203,7 +241,7 @@ def test_a_student_of_the_hub_learns_from_files_and_is_asked_about_them(project,
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "timm"])
 def test_each_family_gives_features_and_comes_back_to_the_bit(tmp_path, name):
     for package in ("torch", "datasets", "PIL"):
         pytest.importorskip(package)

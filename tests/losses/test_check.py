@@ -204,6 +204,10 @@ def test_what_is_right_passes_the_check(filled, options):  # noqa: F811
             {"losses": ["contrast"], "inputs": ["text"], "student": {"bag": [4]}},
             "it changes rows of numbers, and student body 'bag' reads texts",
         ),
+        (
+            {"losses": ["contrast"], "student": {"pretrained": "owner/name"}},
+            "it changes rows of numbers, and student body 'pretrained' reads files",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused(filled, options, message):  # noqa: F811
