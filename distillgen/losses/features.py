@@ -2,17 +2,29 @@
 
 A linear map, trained along, takes the student's features [rows, width] to the width of the teacher's
 vectors, unless both have one width. These are embeddings that a stage recorded, a field of numbers, or the
-features of another network.
+features of another network. With a `mapping`, layers are compared instead, each pair through a map of its
+own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from distillgen.errors import ConfigError
-from distillgen.training.part import Loss, PartSizes
+from distillgen.losses._layer_mapping import (
+    DESCRIPTION,
+    LayerMapping,
+    check_layers,
+    over_pairs,
+    pairs,
+    widths_of_pairs,
+)
+from distillgen.networks.spec import NetworkSpec
+from distillgen.project import Project
+from distillgen.training.part import Loss, PartSizes, Signal
 
 if TYPE_CHECKING:
     from distillgen.training.step import Step
@@ -36,33 +48,51 @@ class Features(Loss):
         "have one width, as behind the classifier of the teacher: heads: {class: {of: NAME}}",
     )
 
+    mapping: LayerMapping | None = Field(None, description=DESCRIPTION)
+
+    def teachers(self) -> Mapping[str, Signal]:
+        """Return the teachers: a mapping reads their layers."""
+        teachers = super().teachers()
+        return dict.fromkeys(teachers, "layers") if self.mapping else teachers
+
+    def check_network(self, spec: NetworkSpec, project: Project) -> None:
+        """Raise ConfigError if the network has no features, or no layers where a mapping reads them."""
+        super().check_network(spec, project)
+        check_layers(self.mapping, spec, project)
+
     def module(self, sizes: PartSizes) -> Any:
-        """Return a linear map for each teacher. Raise ConfigError where there is nothing to compare."""
+        """Return a linear map for each pair that is compared. Raise ConfigError where nothing is."""
         from torch import nn
 
-        for name in (self.of, *self.teachers()):
-            if name not in sizes.widths:
-                raise ConfigError(f"features: '{name}' gives no vectors")
-        width = sizes.widths[self.of]
-        if not self.linear:
-            for name in self.teachers():
-                if sizes.widths[name] != width:
-                    widths = f"'{self.of}' has {width} features, and '{name}' {sizes.widths[name]}"
-                    raise ConfigError(f"features: {widths}; leave out linear: false")
-            return None
-        return nn.ModuleList(nn.Linear(width, sizes.widths[name]) for name in self.teachers())
+        try:
+            widths = widths_of_pairs(self, self.mapping, sizes)
+        except ConfigError as error:
+            raise ConfigError(f"features: {error.message}") from error
+        if self.linear:
+            return nn.ModuleList(nn.Linear(*pair) for pair in widths)
+        for student, teacher in widths:
+            if student != teacher:
+                raise ConfigError(
+                    f"features: '{self.of}' has {student} features, and '{next(iter(self.teachers()))}' "
+                    f"{teacher}; leave out linear: false"
+                )
+        return None
 
     def rows(self, step: Step, module: Any) -> Any:
         """Return the distance of each row: [rows], or [teachers, rows]."""
+        maps = iter(module) if self.linear else None
+        values = []
+        for name in self.teachers():
+            distances = [
+                self._distance(x if maps is None else next(maps)(x), y)
+                for x, y in pairs(self, self.mapping, step, name)
+            ]
+            values.append(over_pairs(self.mapping, step, self.of, distances))
+        return step.over_teachers(self, values)
+
+    def _distance(self, features: Any, vectors: Any) -> Any:
         from torch.nn.functional import cosine_similarity
 
-        values = []
-        for i, name in enumerate(self.teachers()):
-            vectors, features = step.vector(name).detach(), step.vector(self.of)
-            features = module[i](features) if self.linear else features
-            values.append(
-                ((features - vectors) ** 2).mean(-1)
-                if self.kind == "mse"
-                else 1 - cosine_similarity(features, vectors, dim=-1)
-            )
-        return step.over_teachers(self, values)
+        if self.kind == "cosine":
+            return 1 - cosine_similarity(features, vectors, dim=-1)
+        return ((features - vectors) ** 2).mean(-1)

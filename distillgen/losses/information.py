@@ -14,12 +14,23 @@ the number of rows. α = 0 has no such limit, and varies more.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
 from distillgen.errors import ConfigError
-from distillgen.training.part import Loss, PartSizes
+from distillgen.losses._layer_mapping import (
+    DESCRIPTION,
+    LayerMapping,
+    check_layers,
+    over_pairs,
+    pairs,
+    widths_of_pairs,
+)
+from distillgen.networks.spec import NetworkSpec
+from distillgen.project import Project
+from distillgen.training.part import Loss, PartSizes, Signal
 
 if TYPE_CHECKING:
     from distillgen.training.step import Step
@@ -38,15 +49,27 @@ class Information(Loss):
         64, description="neurons of the layers that score a pair, and of the baseline"
     )
 
+    mapping: LayerMapping | None = Field(None, description=DESCRIPTION)
+
+    def teachers(self) -> Mapping[str, Signal]:
+        """Return the teachers: a mapping reads their layers."""
+        teachers = super().teachers()
+        return dict.fromkeys(teachers, "layers") if self.mapping else teachers
+
+    def check_network(self, spec: NetworkSpec, project: Project) -> None:
+        """Raise ConfigError if the network has no features, or no layers where a mapping reads them."""
+        super().check_network(spec, project)
+        check_layers(self.mapping, spec, project)
+
     def module(self, sizes: PartSizes) -> Any:
-        """Return the critic of each teacher. Raise ConfigError where there is nothing to compare."""
+        """Return the critic of each pair that is compared. Raise ConfigError where nothing is."""
         from torch import nn
 
-        for name in (self.of, *self.teachers()):
-            if name not in sizes.widths:
-                raise ConfigError(f"information: '{name}' gives no vectors")
-        width = sizes.widths[self.of]
-        return nn.ModuleList(self._critic(width, sizes.widths[name]) for name in self.teachers())
+        try:
+            widths = widths_of_pairs(self, self.mapping, sizes)
+        except ConfigError as error:
+            raise ConfigError(f"information: {error.message}") from error
+        return nn.ModuleList(self._critic(*pair) for pair in widths)
 
     def _critic(self, student: int, teacher: int) -> Any:
         from torch.nn import Linear, ModuleDict, ReLU, Sequential
@@ -63,13 +86,17 @@ class Information(Loss):
 
     def rows(self, step: Step, module: Any) -> Any:
         """Return minus the part of each row: [rows], or [teachers, rows]; 0 where no other row is there."""
+        critics = iter(module)
         values = []
-        for name, critic in zip(self.teachers(), module, strict=True):
-            features, vectors = step.vector(self.of), step.vector(name).detach()
-            pairs = critic["student"](features)[:, None] + critic["teacher"](vectors)
-            baseline = critic["baseline"](vectors).squeeze(-1)
-            values.append(-bound(critic["score"](pairs).squeeze(-1), baseline, self.alpha))
+        for name in self.teachers():
+            parts = [self._part(next(critics), x, y) for x, y in pairs(self, self.mapping, step, name)]
+            values.append(over_pairs(self.mapping, step, self.of, parts))
         return step.over_teachers(self, values)
+
+    def _part(self, critic: Any, features: Any, vectors: Any) -> Any:
+        scored = critic["student"](features)[:, None] + critic["teacher"](vectors)
+        baseline = critic["baseline"](vectors).squeeze(-1)
+        return -bound(critic["score"](scored).squeeze(-1), baseline, self.alpha)
 
 
 def bound(scores: Any, baseline: Any, alpha: float) -> Any:

@@ -58,6 +58,8 @@ class Out(NamedTuple):
     """What it says layer by layer; None if no loss reads it."""
     projections: Any = None
     """[rows, 3, tokens, width]: queries, keys and values of the last attention; None if there are none."""
+    states: Sequence[Any] = ()
+    """[rows, width]: what each layer of a network says; none if its body gives no layers."""
 
 
 class Network(nn.Module):  # type: ignore[misc]
@@ -88,6 +90,7 @@ class Network(nn.Module):  # type: ignore[misc]
         shapes = [shape for shape in inputs.values() if shape is not None]
         files = folder / FILES if folder else None
         self.body = body.module(Sizes(shapes, classes, project, files), self._parts)
+        self._layers = [*self.body.layers] if body.layers() else []
         heads = {} if body.heads() else spec.heads or {CLASS: Head()}
         self.groups = {name: head.groups for name, head in heads.items()}
         self.projector = None if classifier is None else _projector(self.body.width, classifier.in_features)
@@ -124,6 +127,12 @@ class Network(nn.Module):  # type: ignore[misc]
     def token_width(self) -> int:
         """The width of the tokens; 0 if the network has none."""
         return int(getattr(self.body, "token_width", 0))
+
+    @property
+    def layer_widths(self) -> list[int]:
+        """The widths of the layers: of each, that of the last linear map in it; none without layers."""
+        linears = ([m for m in layer.modules() if isinstance(m, nn.Linear)] for layer in self._layers)
+        return [int(maps[-1].out_features) for maps in linears if maps]
 
     def label(self, batch: Mapping[str, Any]) -> Any:
         """Return the class of each row, -100 where there is none."""
@@ -203,7 +212,19 @@ class Network(nn.Module):  # type: ignore[misc]
                 self.scale[i] = torch.stack([values.mean(), torch.where(deviation > 0, deviation, 1.0)])
 
     def forward(self, batch: Mapping[str, Any]) -> Out:
-        """Return the logits of each head, and the features."""
+        """Return the logits of each head, the features, and what each layer says."""
+        states = list[Any]()
+        hooks = [
+            layer.register_forward_hook(lambda module, inputs, output: states.append(output))
+            for layer in self._layers
+        ]
+        try:
+            return self._forward(batch)._replace(states=states)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _forward(self, batch: Mapping[str, Any]) -> Out:
         if self.table is not None and NODE in batch:
             chosen = {name: logits[batch[NODE]] for name, logits in self.table.classes.items()}
             features = None if self.table.features is None else self.table.features[batch[NODE]]

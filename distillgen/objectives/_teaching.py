@@ -361,7 +361,10 @@ class Teaching(Dialogue):
     def check_student(self, student: students.Outline, context: CheckContext) -> None:
         """Raise ConfigError if the student is no model that writes texts, and no inputs are named."""
         if self.inputs is not None:
-            remedy = "give one, such as student: {mlp: [64, 32]}, or leave out 'inputs' for a language model"
+            remedy = (
+                "give one, such as student: {mlp: [64, 32]}, or {pretrained: owner/name} for pictures or sounds, "
+                "or leave out 'inputs' for a language model"
+            )
             raise ConfigError(f"fields as inputs are read by a network; {remedy}")
         super().check_student(student, context)
         for name, part in self._parts(context):

@@ -96,15 +96,16 @@ class Learner(nn.Module):  # type: ignore[misc]
         """The teachers that do not learn."""
         return self._outside[0]
 
-    def _widths(self, teachers: Teachers) -> tuple[dict[str, int], dict[str, int]]:
-        """Return the widths of features or vectors, and of tokens, by network and teacher."""
+    def _widths(self, teachers: Teachers) -> tuple[dict[str, int], dict[str, int], dict[str, Sequence[int]]]:
+        """Return the widths of features or vectors, of tokens, and of layers, by network and teacher."""
         networks = {**teachers.live, **dict(self.networks.items())}
         networks |= {
             name: networks[model] for name, (model, _) in teachers.heads.items() if model in networks
         }
         widths = {name: network.width for name, network in networks.items() if network.width}
         widths |= {name: source.width for name, source in teachers.recorded.items() if source.width}
-        return widths, {name: n.token_width for name, n in networks.items() if n.token_width}
+        layers = {name: wide for name, n in networks.items() if (wide := getattr(n, "layer_widths", []))}
+        return widths, {name: n.token_width for name, n in networks.items() if n.token_width}, layers
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:  # moves frozen teachers to the same device
         for network in self.teachers.live.values():

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 Signal: TypeAlias = Literal["classes", "vector", "number", "tokens", "layers", "projections"]
 """What a teacher says of a row: a distribution over classes or tokens, a vector, the number in a field, the
-vectors of its parts, which only networks give, the hidden states and the attention of its layers, which only
-live language models give, or the queries, keys and values of its last attention, which only networks give.
+vectors of its parts, which only networks give, what its layers say, which only live models give (a language
+model its hidden states and attention, a network the numbers of each layer), or the queries, keys and values
+of its last attention, which only networks give.
 """
 
 
@@ -38,6 +39,8 @@ class PartSizes(NamedTuple):
     """By network or teacher, the width of its features or of its vectors, if it has some."""
     token_widths: Mapping[str, int]
     """By network or live teacher, the width of its tokens, if it has some."""
+    layer_widths: Mapping[str, Sequence[int]] = {}
+    """By network or live teacher, the widths of its layers, if it gives what they say."""
 
 
 class Part(BaseModel):

@@ -93,6 +93,16 @@ class Step:
             raise ConfigError(f"'{name}' gives no layers; name a decoder on this machine")
         return layers
 
+    def states(self, name: str) -> Sequence[Any]:
+        """Return the numbers [rows, width] of each layer of a network or live teacher.
+
+        Raise ConfigError if it gives none.
+        """
+        states: Sequence[Any] | None = self._of_teacher(name).states
+        if not states:
+            raise ConfigError(f"'{name}' gives no layers; name a network such as {{mlp: [64, 32]}}")
+        return states
+
     def projections(self, name: str) -> Any:
         """Return queries, keys and values [rows, 3, tokens, width] of a network or live teacher.
 
@@ -226,7 +236,8 @@ def _exchanged(out: Out) -> Out:
         _rolled(out.layers.there),
     )
     logits = {name: _rolled(values) for name, values in out.classes.items()}
-    return Out(logits, out.place, features, tokens, layers=layers, projections=projections)
+    states = [_rolled(values) for values in out.states]
+    return Out(logits, out.place, features, tokens, layers=layers, projections=projections, states=states)
 
 
 def _rolled(values: Any) -> Any:

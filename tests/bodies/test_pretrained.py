@@ -68,7 +68,9 @@ def test_a_model_of_timm_needs_timm_and_no_processor(tmp_path, monkeypatch, mode
     folder(tmp_path, config=OF_TIMM)
     monkeypatch.setitem(sys.modules, "torchvision", module("torchvision"))
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ConfigError, match=r"needs the extra 'timm' \(timm\): pip install 'distillgen\[timm\]'"):
+    with pytest.raises(
+        ConfigError, match=r"needs the extra 'timm' \(timm\): pip install 'distillgen\[timm\]'"
+    ):
         Pretrained(model=model).check(Project(tmp_path))
     monkeypatch.setitem(sys.modules, "timm", module("timm"))
     Pretrained(model=model).check(Project(tmp_path))

@@ -61,6 +61,16 @@ def test_each_pipeline_has_its_page_and_the_page_of_systems_names_it_once():
     assert "(docs/systems.md)" in (ROOT / "README.md").read_text()
 
 
+def test_every_recipe_of_a_paper_has_a_line_that_says_what_was_reproduced():
+    text = (DOCS / "reproductions.md").read_text()
+    papers = {path.stem for path in (ROOT / "pipelines").glob("*.yaml") if "paper:" in path.read_text()}
+    assert len(papers) > 50 and not papers - set(re.findall(r"\(recipes/([\w-]+)\.md\)", text))
+    lines = [line for line in text.splitlines() if line.startswith("| [")]
+    assert all(
+        re.search(r"`(distillgen|pytest|OMP_NUM_THREADS=1 python|python) .*` \|$", line) for line in lines
+    )
+
+
 def test_the_design_lists_the_folders_in_the_order_of_their_layers():
     table = (DOCS / "design.md").read_text().split("## The folders")[1].split("## ")[0]
     rows = [

@@ -81,6 +81,30 @@ def test_the_tail_hides_some_of_the_divergence(tmp_path):
     assert all(a <= b + 1e-6 and b <= c + 1e-6 for a, b, c in zip(*values.values(), strict=True))
 
 
+def test_logits(tmp_path):
+    """Of a recorded teacher, the logarithms of the probabilities; those that it left over are the tail."""
+    pairs = [(f.log(f.softmax(s)), f.log(p)) for s, p in zip(f.S, f.T, strict=True)]
+    expected = [sum((a - b) ** 2 for a, b in zip(s, t, strict=True)) / 3 for s, t in pairs]
+    assert close(loss_rows(tmp_path, "logits"), expected)
+    top = [t.index(max(t)) for _, t in pairs]
+    tails = [[math.log(1 - math.exp(x[c])) for x in pair] for c, pair in zip(top, pairs, strict=True)]
+    named = [
+        ((s[c] - t[c]) ** 2 + (a - b) ** 2) / 2 for c, (s, t), (a, b) in zip(top, pairs, tails, strict=True)
+    ]
+    assert close(loss_rows(tmp_path, "logits", table=rows(named=1)), named, 1e-5)
+    assert not close(loss_rows(tmp_path, "logits", logits=f.S[::-1]), expected), "the control: other rows"
+
+
+def test_logits_of_a_network_are_compared_as_they_are(tmp_path):
+    from distillgen.networks.network import Out
+
+    loop = prepared(rows(), [("logits", {"teacher": "peer"})], tmp_path, teachers=MLP_PEER)
+    loss, module = only(loop)
+    step = step_of(loop)
+    step._outs["peer"] = Out({"class": torch.tensor(f.S) + 2}, torch.arange(4))
+    assert close(loss.rows(step, module).tolist(), [4.0] * 4)
+
+
 def test_dual_heads(tmp_path):
     losses = [
         ("cross_entropy", {"head": "gold", "weight": 0.5}),
@@ -671,6 +695,7 @@ LABELS_OF_PEER = [("cross_entropy", {}), ("divergence", {"teacher": "peer"})]
 PARTS = {
     "cross_entropy": {},
     "divergence": {"teacher": "t"},
+    "logits": {"teacher": "t"},
     "taid": {"teacher": "t"},
     "plackett_luce": {"teacher": "t"},
     "neighbours": {"teacher": "t"},

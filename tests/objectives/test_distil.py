@@ -138,6 +138,7 @@ def test_what_is_right_passes_the_check(filled, stages, options):
         ((), {"student": {"heads": ["a"]}}, "names no body"),
         ((), {"student": {"mlp": [4]}, "lora": {"r": 4}}, "'lora'"),
         ((), {"student": "tiny"}, "fields as inputs are read by a network"),
+        ((), {"student": "owner/name"}, "or {pretrained: owner/name} for pictures or sounds"),
         ((), {"objective": "sft", "inputs": None, "losses": None}, "objective 'sft' has no option"),
         ((TINY,), {"inputs": None}, "a network reads fields of numbers or texts: name them with inputs"),
         (

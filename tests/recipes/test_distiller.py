@@ -15,7 +15,7 @@ def recipe() -> dict:
     student = pipeline["stages"][-2]["train"]
     student["losses"] = student["losses"][2:]
     student["arms"] = {"shuffled": student["arms"]["shuffled"]}
-    del pipeline["stages"][-1], student["label"]
+    del pipeline["stages"][-1], student["label"], pipeline["stages"][2]  # the deep teacher of other arms
     return pipeline
 
 

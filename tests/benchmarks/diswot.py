@@ -1,0 +1,95 @@
+"""The recipe diswot with its choices by evolution, at random, or all of them, under its bound on weights.
+
+No student is trained: the score needs none, since it draws the weights of student and teacher anew. So each
+strategy is asked for its proposals here, and is told their scores. Printed are the shares of the students
+within the bound that score less than the best one that a strategy finds, in percent: 100 is the best of all.
+
+Regenerate: OMP_NUM_THREADS=1 python -m tests.benchmarks.diswot --seeds 10 --trials 12
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from data.digits import digits
+from distillgen.algorithms.sign_flips import sign_flip_p
+from distillgen.located_yaml import read_yaml
+from distillgen.networks.network import Network
+from distillgen.networks.spec import NetworkSpec
+from distillgen.project import Project, home
+from distillgen.record import Record
+from distillgen.scores.diswot import Diswot
+from distillgen.scores.parameters import Parameters
+from distillgen.stages._proposals import Proposals, Strategy, combinations
+from distillgen.stages._trials import with_choices
+from distillgen.training.untrained import Untrained
+
+STRATEGIES: tuple[Strategy, ...] = ("evolution", "random")
+
+
+def tables(stages: list[Any], seed: int, folder: Path) -> dict[str, float]:
+    """Return the score of each student within the bound, by its choices as JSON."""
+    project = Project(home("data").parent)
+    source, big, search = (next(iter(stage.values())) for stage in stages[:3])
+    rows = [row for row in digits(seed=seed, **source["with"]) if row["split"] == "train"]
+    records = [Record(id=str(i), fields=row) for i, row in enumerate(rows)]
+    classes = sorted({str(row["label"]) for row in rows})
+    torch.manual_seed(seed)
+    teacher = Network(NetworkSpec.of(big["student"], project), {"image": (64,)}, classes, project)
+    teacher.save(folder)
+    score, size, bound = Diswot(**search["by"]["diswot"]), Parameters(), search["within"]["parameters"]
+    scores = {}
+    for choices in combinations(search["space"]):
+        (train, _) = with_choices(search["stages"], choices)
+        spec = NetworkSpec.of(train["train"]["student"], project)
+        student = Untrained(spec, ["image"], "label", records, project, {score.teacher: folder}, seed)
+        if size.rate(student)[""] <= bound:
+            scores[json.dumps(choices)] = score.rate(student)[""]
+    return scores
+
+
+def best(space: Any, scores: dict[str, float], strategy: Strategy, trials: int, seed: int) -> float:
+    """Return the share of the students, in percent, that score less than the best that a strategy finds."""
+    proposals = Proposals(space, strategy, trials, seed, False)
+    found = []
+    for choices in proposals:
+        value = scores.get(json.dumps(choices))
+        proposals.tell(choices, value)
+        found += [] if value is None else [value]
+    top = max(found, default=min(scores.values()))
+    return 100 * sum(value < top for value in scores.values()) / (len(scores) - 1)
+
+
+def main() -> None:
+    """Print the figures of each seed, their means, and the paired difference."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=12)
+    options = parser.parse_args()
+    file = home("pipelines") / "diswot.yaml"
+    stages = read_yaml(file.read_text(encoding="utf-8"), file)[0]["stages"]
+    space = stages[2]["search"]["space"]
+    figures: dict[str, list[float]] = {strategy: [] for strategy in STRATEGIES}
+    for seed in range(options.seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            scores = tables(stages, seed, Path(folder))
+        for strategy in STRATEGIES:
+            figures[strategy].append(best(space, scores, strategy, options.trials, seed))
+        print(seed, len(scores), {name: round(values[-1], 1) for name, values in figures.items()}, flush=True)
+    error = len(figures["random"]) ** 0.5
+    for name, values in figures.items():
+        print(f"{name}: {mean(values):.1f} ± {stdev(values) / error:.1f}")
+    differences = [a - b for a, b in zip(*figures.values(), strict=True)]
+    print(
+        f"evolution less random: {mean(differences):+.1f} ± {stdev(differences) / error:.1f}, larger in "
+        f"{sum(d > 0 for d in differences)} of {len(differences)}, p {sign_flip_p(differences):.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
