@@ -362,8 +362,8 @@ class Teaching(Dialogue):
         """Raise ConfigError if the student is no model that writes texts, and no inputs are named."""
         if self.inputs is not None:
             remedy = (
-                "give one, such as student: {mlp: [64, 32]}, or {pretrained: owner/name} for pictures or sounds, "
-                "or leave out 'inputs' for a language model"
+                "give one, such as student: {mlp: [64, 32]}, or {pretrained: owner/name} for pictures or "
+                "sounds, or leave out 'inputs' for a language model"
             )
             raise ConfigError(f"fields as inputs are read by a network; {remedy}")
         super().check_student(student, context)
