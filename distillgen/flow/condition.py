@@ -6,6 +6,8 @@ columns.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -19,6 +21,7 @@ from distillgen.record import MET, PASSED_BY, SCORES, Dropped, Record, Unrendera
 from distillgen.text.display import clipped
 from distillgen.text.template import NullValue
 
+TURN_S = 0.05  # seconds of work after which the event loop gets a turn
 _AROUND = Dropped("", "when", "")
 """Marks a record on its way around a stage, which leaves dropped records alone. No stage has the name ''."""
 
@@ -71,6 +74,23 @@ def check_condition(bound: BoundStage) -> None:
 
 def run_stage(bound: BoundStage, chunks: Chunks, job: Job) -> Chunks:
     """Run a stage on the records for which its condition holds. The others keep their places."""
+    return _in_turns(_run(bound, chunks, job))
+
+
+async def _in_turns(chunks: Chunks) -> Chunks:
+    """Yield the same chunks. Let the rest of the program go on now and then: stages that ask nothing, and
+    rows that are read from the disk, never wait, and Ctrl-C would be answered after the last of them.
+    """
+    turned_at = time.monotonic()
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if time.monotonic() - turned_at > TURN_S:
+                await asyncio.sleep(0)
+                turned_at = time.monotonic()
+            yield chunk
+
+
+def _run(bound: BoundStage, chunks: Chunks, job: Job) -> Chunks:
     run = partial(_foreign, bound) if bound.foreign else bound.run
     if bound.stage.when is None:
         return run(chunks, job)

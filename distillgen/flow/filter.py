@@ -48,11 +48,13 @@ class Filter:
     or project file that it imports, measures anew. A costly measure that asks no model runs in a thread.
     """
     whole_set: bool = False
-    """Whether `measure` compares records with earlier ones: it sees each record once, in order."""
+    """Whether `measure` compares records with earlier ones: it sees each record once, in order. It runs in a
+    thread, which an exception ends if the run is stopped: so it writes no file.
+    """
     waits: Callable[[Sequence[Record], Path], bool] | None = None
     """For a measure of the whole set: takes the records of each call of `measure`, before that call, and a
     folder for temporary files. Returns whether the call is to come later, after more records; the last ones
-    never wait. Records that wait are on disk. `measure` runs in a thread then.
+    never wait. Records that wait are on disk.
     """
     begin: Callable[[Iterable[Record]], None] | None = None
     """Takes, before the first record of a round, the records of the loop's pool and those that earlier rounds

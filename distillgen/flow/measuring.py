@@ -16,6 +16,7 @@ from typing import Any
 
 from distillgen.errors import ConfigError, DistillgenError, UserCodeError, did_you_mean
 from distillgen.flow.filter import Entry, Filter, Number
+from distillgen.flow.in_thread import in_thread
 from distillgen.flow.stage import Chunk, Chunks
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.request import Request
@@ -113,11 +114,14 @@ async def measured(judge: Judge, groups: Sequence[Sequence[Record]], ledger: Led
     entry, filter, costs = judge.entry, judge.filter, judge.costs
 
     async def fresh(batch: Sequence[Record]) -> list[Number]:
-        started_at, costly = time.perf_counter(), bool(filter.depends_on is not None or filter.waits)
+        started_at = time.perf_counter()
         try:
-            measure_result = (
-                await asyncio.to_thread(filter.measure, batch) if costly else filter.measure(batch)
-            )
+            if filter.whole_set:  # the last record may be compared with a million before it
+                measure_result = await in_thread(filter.measure, batch)
+            elif filter.depends_on is not None:
+                measure_result = await asyncio.to_thread(filter.measure, batch)
+            else:
+                measure_result = filter.measure(batch)
             numbers = checked_numbers(
                 await measure_result if inspect.isawaitable(measure_result) else measure_result,
                 len(batch),

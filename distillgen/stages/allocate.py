@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from distillgen.algorithms.allocation import apportion, drawn, equilibrium, factors, with_unsure
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.flow.in_thread import in_thread
 from distillgen.flow.measures import LAST_ROUND, Measure, Measures, measures_of
 from distillgen.flow.stage import CheckContext, Chunks, Estimate, Job, Stage
 from distillgen.flow.whole_set import Spool, number_of
@@ -126,10 +127,12 @@ class Allocate(Stage):
             there.update({group: len(values) for group, values in confidence.items()})
             shares = self._shares([*job.context.history, _round_so_far(job)], sorted(there))
             counts = apportion(self.budget, shares.by_group, there)
-            chosen = {
-                group: self._chosen(group, values, counts[group], shares.wrong.get(group, 0.0), job)
-                for group, values in sorted(confidence.items())
-            }
+            chosen = await in_thread(
+                lambda: {
+                    group: self._chosen(group, values, counts[group], shares.wrong.get(group, 0.0), job)
+                    for group, values in sorted(confidence.items())
+                }
+            )
             drawn_count = sum(map(len, chosen.values()))
             job.services.measures.update(measures_of(shares.figures))
             job.services.measures[Measure("drawn")] = drawn_count

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from distillgen.algorithms.fact_chains import Fact, Facts
 from distillgen.flow.condition import Condition
+from distillgen.flow.in_thread import in_thread
 from distillgen.flow.ordered import splice
 from distillgen.flow.stage import CheckContext, Chunk, Chunks, Estimate, Job, Stage
 from distillgen.flow.whole_set import Spool
@@ -104,7 +105,7 @@ class Chains(Stage):
                 for record in chunk:
                     if not record.dropped:
                         usable.add(record)
-            usable.settle()
+            await in_thread(usable.settle)
             for chunk in spool.chunks():
                 yield splice(
                     chunk, (self._replaced(record, usable, seed) for record in chunk if not record.dropped)

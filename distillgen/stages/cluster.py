@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
+from distillgen.flow.in_thread import in_thread
 from distillgen.flow.stage import CheckContext, Chunks, Job
 from distillgen.flow.whole_set import Placed, Spool, Vectors, number_of
 from distillgen.record import Record, digest
@@ -98,11 +98,9 @@ class Cluster(Placed):
                 ids += [record.id for record in live]
                 values += [self._worth(record) for record in live]
             if self.k:
-                clusters = await asyncio.to_thread(_parted, vectors.all(), ids, self.k)
+                clusters = await in_thread(_parted, vectors.all(), ids, self.k)
             else:
-                clusters = await asyncio.to_thread(
-                    _clustered, vectors.all(), values, ids, groups, self.min_cosine
-                )
+                clusters = await in_thread(_clustered, vectors.all(), values, ids, groups, self.min_cosine)
             numbers = count()
             for chunk in spool.chunks():
                 yield [

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError
 from distillgen.flow.condition import Condition
+from distillgen.flow.in_thread import in_thread
 from distillgen.flow.measures import Measure
 from distillgen.flow.stage import CheckContext, Chunks, Job, Stage
 from distillgen.flow.whole_set import Spool
@@ -101,9 +102,12 @@ class Decontaminate(Stage, NamedFiles):
     async def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Index the held-out records, then drop the records that repeat one of them or an evaluation item."""
         project, repeated, spared = job.context.project, 0, 0
-        indexes = {TEST: self.evaluation_items(project), VALIDATION: self._index((), project)}
-        about_training = self._index(self.report, project)
-        about_training.settle()
+        indexes = {
+            TEST: await in_thread(self.evaluation_items, project),
+            VALIDATION: self._index((), project),
+        }
+        about_training = await in_thread(self._index, self.report, project)
+        await in_thread(about_training.settle)
         with Spool(job) as spool:
             async for chunk in chunks:
                 for record in chunk:
@@ -111,7 +115,7 @@ class Decontaminate(Stage, NamedFiles):
                         indexes[record.part].add(record.source, record.fields)
                 spool.add(chunk)
             for index in indexes.values():
-                index.settle()
+                await in_thread(index.settle)
             for chunk in spool.chunks():
                 records = list[Record]()
                 for record in chunk:

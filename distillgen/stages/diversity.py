@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from distillgen.algorithms import diversity
 from distillgen.algorithms.reservoir import Reservoir
+from distillgen.flow.in_thread import in_thread
 from distillgen.flow.measures import measures_of
 from distillgen.flow.stage import CheckContext, Chunk, Chunks, Job
 from distillgen.flow.whole_set import Placed, Vectors
@@ -82,9 +82,9 @@ class Diversity(Placed):
             if measure in _EMBEDDING:
                 samples = [kept] if measure == "vendi" else [kept, everything]
                 vectors = [await self._vectors(sample, job) for sample in samples]
-                figures[measure] = await asyncio.to_thread(getattr(diversity, measure), *vectors)
+                figures[measure] = await in_thread(getattr(diversity, measure), *vectors)
             elif measure == "self_bleu":
-                figures[measure] = await asyncio.to_thread(diversity.self_bleu, texts)
+                figures[measure] = await in_thread(diversity.self_bleu, texts)
             else:
                 figures[measure] = diversity.distinct(texts, int(measure[-1]))
         return figures

@@ -25,6 +25,7 @@ from distillgen.flow.asking import AboutRecord, likelihood
 from distillgen.flow.bounds import Ask, bounds, size_of
 from distillgen.flow.condition import Condition
 from distillgen.flow.filter import Entries, Entry
+from distillgen.flow.in_thread import in_thread
 from distillgen.flow.measures import Measure, Measures, by_title
 from distillgen.flow.stage import (
     CHUNK,
@@ -426,18 +427,8 @@ class BoundEvaluate(BoundStage):
                 answered.log_likelihoods = await asking.log_likelihoods(name, items)
             if self.stage.options:
                 answered.choices = await asking.choices(name, items, self.stage.options)
-        evaluation = {
-            "items": len(items),
-            "left_out": dict(left_out),
-            "of": self.stage.data or "the source",
-            "samples": self.stage.n,
-            "models": {result.name: result.report(self.stage.vote) for result in results},
-            "by": self.stage.by,
-            "groups": {result.name: result.report_by_group() for result in results} if self.stage.by else {},
-            "comparisons": [
-                difference for one, other in combinations(results, 2) for difference in compared(one, other)
-            ],
-        }
+        figures = await in_thread(self._figures, results)
+        evaluation = {"items": len(items), "left_out": dict(left_out), **figures}
         for result in results:
             job.services.measures.update(result.measures())
         if left_out:
@@ -447,6 +438,19 @@ class BoundEvaluate(BoundStage):
         (job.context.directory / f"{self.stage.file}.json").write_bytes(
             dumps(evaluation, sort_keys=False) + b"\n"
         )
+
+    def _figures(self, results: Sequence[Answered]) -> dict[str, Any]:
+        """Return the figures of the models and of each pair of them, with their intervals."""
+        return {
+            "of": self.stage.data or "the source",
+            "samples": self.stage.n,
+            "models": {result.name: result.report(self.stage.vote) for result in results},
+            "by": self.stage.by,
+            "groups": {result.name: result.report_by_group() for result in results} if self.stage.by else {},
+            "comparisons": [
+                difference for one, other in combinations(results, 2) for difference in compared(one, other)
+            ],
+        }
 
     async def _measure(self, answered: Answered, entry: Entry, job: Job) -> None:
         """Measure one metric of all answers of a model. A missing answer passes no metric."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from pydantic import Field
 
 from distillgen.algorithms.name_graph import commonest, communities, largest, name_key, picture
 from distillgen.extras import need
+from distillgen.flow.in_thread import in_thread
 from distillgen.flow.measures import measures_of
 from distillgen.flow.stage import CHUNK, CheckContext, Chunks, Job, Stage
 from distillgen.flow.whole_set import Spool, embedded
@@ -129,7 +129,7 @@ class Graph(Stage):
                 spool.add(chunk)
                 triples += [self._triple(record) for record in chunk if not record.dropped]
             nodes = await self._nodes(triples, job)
-            graph, dropped = await asyncio.to_thread(self._build, triples, nodes, job)
+            graph, dropped = await in_thread(self._build, triples, nodes, job)
             kept = {edge["triples"][0]: ends for *ends, edge in graph.edges(data=True) if edge["triples"]}
             numbers = count()
 
@@ -178,7 +178,7 @@ class Graph(Stage):
             leader = [first.setdefault(frozenset(content(name)), i) for i, name in enumerate(names)]
         elif self.min_cosine is not None and names:
             vectors = await embedded(names, self.embedder, job.services.ledger)
-            near = (await asyncio.to_thread(leaders, vectors, self.min_cosine))[0].tolist()
+            near = (await in_thread(leaders, vectors, self.min_cosine))[0].tolist()
             leader = [to if _figures(names[to]) == _figures(names[i]) else i for i, to in enumerate(near)]
         return {
             spelling: names[to]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from statistics import fmean
 from typing import TypeAlias
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from distillgen.algorithms.surrogate import predictions, ranks_by_group
 from distillgen.extras import need
+from distillgen.flow.in_thread import in_thread
 from distillgen.flow.measures import measures_of
 from distillgen.flow.stage import CheckContext, Chunks, Job, Stage
 from distillgen.flow.whole_set import Spool, number_of
@@ -73,7 +73,7 @@ class Predict(Stage):
                 live = [record for record in chunk if not record.dropped]
                 qualities += [number_of(record, self.of) for record in live]
                 groups += [record.text(self.group) for record in live]
-            values = await asyncio.to_thread(predictions, rows, qualities, groups, seed=job.context.seed)
+            values = await in_thread(predictions, rows, qualities, groups, seed=job.context.seed)
             true = ranks_by_group(qualities, groups)
             job.services.measures.update(measures_of(self._measured(values, true, groups)))
             pairs = iter(zip(values, true, strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from pydantic import Field, model_validator
 from distillgen.errors import ConfigError
 from distillgen.extras import need
 from distillgen.flow.bounds import most_parts
+from distillgen.flow.in_thread import in_thread
 from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Scope, Stage, Text
 from distillgen.flow.whole_set import Spool, embedded
 from distillgen.local_models.embedder import check as check_embedder
@@ -333,7 +333,7 @@ class BoundRetrieve(BoundStage):
             return self._random(rows, eligibility, job.context.seed)
         texts = [text_of(entry.fields[str(stage.key)]) for entry in entries]
         if stage.by == "bm25":
-            return self._by_words(rows, eligibility, texts)
+            return await self._by_words(rows, eligibility, texts)
         return await self._near(rows, eligibility, texts, job)
 
     def _random(self, rows: Sequence[Row], eligibility: Eligibility, seed: int) -> Find:
@@ -343,18 +343,20 @@ class BoundRetrieve(BoundStage):
 
         return find
 
-    def _by_words(self, rows: Sequence[Row], eligibility: Eligibility, texts: Sequence[str]) -> Find:
+    async def _by_words(self, rows: Sequence[Row], eligibility: Eligibility, texts: Sequence[str]) -> Find:
         query, score = str(self.stage.query), SCORES["bm25"]
-        index = word_index(texts) if texts else None
+        index = await in_thread(word_index, texts) if texts else None
 
         async def find(records: Sequence[Record]) -> list[list[Row]]:
             if index is None:
                 return [[] for _ in records]
             queries = [text_of(record.fields.get(query)) for record in records]
-            matches = [
-                word_matches(record, text, index, eligibility, self.stage.k)
-                for record, text in zip(records, queries, strict=True)
-            ]
+            matches = await in_thread(
+                lambda: [
+                    word_matches(record, text, index, eligibility, self.stage.k)
+                    for record, text in zip(records, queries, strict=True)
+                ]
+            )
             return [[{**rows[i], score: value} for i, value in hits] for hits in matches]
 
         return find
@@ -372,7 +374,7 @@ class BoundRetrieve(BoundStage):
                 return [[] for _ in records]
             queries = [text_of(record.fields.get(str(stage.query))) for record in records]
             vectors = await embedded(queries, stage.embedder, ledger)
-            hits_by_record = await asyncio.to_thread(
+            hits_by_record = await in_thread(
                 lambda: [
                     nearest(record, vector, keys, eligibility, stage.k, limits)
                     for record, vector in zip(records, vectors, strict=True)

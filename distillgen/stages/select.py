@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean
+from distillgen.flow.in_thread import in_thread
 from distillgen.flow.ordered import splice
 from distillgen.flow.stage import CheckContext, Chunks, Estimate, Job
 from distillgen.flow.whole_set import Placed, Spool, Vectors, number_of
@@ -150,7 +150,7 @@ class Select(Placed):
                         live.costs.append(self._cost(record) or 0.0)
             if live.names and not live.values:
                 self._refuse_unknown(live.names)
-            ranks = await asyncio.to_thread(self._ranks, live, job.context.seed) if live.values else {}
+            ranks = await in_thread(self._ranks, live, job.context.seed) if live.values else {}
             numbers = count()
             for chunk in spool.chunks():
                 yield [

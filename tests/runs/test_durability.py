@@ -125,6 +125,45 @@ def test_ctrl_c_waits_for_what_is_paid_for_and_says_how_to_go_on(project, number
         assert max(endpoint.asked.values()) == 1
 
 
+COMPARED = """
+import time
+from pathlib import Path
+from distillgen import FieldName, Filter
+
+
+def compared(*, field: FieldName = "answer", seconds: float = 100.0) -> Filter:
+    \"\"\"Compare all texts with one another, for a long time.\"\"\"
+
+    def measure(records):
+        Path("begun").touch()
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            sum(range(100))
+        return [0.0 for _ in records]
+
+    return Filter(measure, lambda number: None, whole_set=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_a_long_calculation_and_loses_nothing(project, number):
+    with Endpoint() as endpoint:
+        project.ask_pipeline(endpoint.url, 20, after="  - filter: [compared: {field: answer}]\n")
+        project.write("filters/compared.py", COMPARED)
+        process = start(project)
+        while not (project.path / "begun").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=80)  # of the 100 that the calculation would take
+        assert process.returncode == 130
+        assert "run the same command to go on" in errors.decode() and "Traceback" not in errors.decode()
+        state = json.loads((project.path / "runs/ask/usage.json").read_text())
+        assert state["state"] == "interrupted" and state["totals"]["answers"] == endpoint.asked.total()
+        project.cli("run", "ask", "--set", "compared.seconds=0")
+        assert len(endpoint.asked) == 20 and max(endpoint.asked.values()) == 1
+
+
 def test_a_terminal_that_is_closed_throws_no_answer_away(project):
     """The program loses its terminal, gets SIGHUP from the kernel, and once more from the shell."""
     with Endpoint(latency_s=0.3) as endpoint:
