@@ -200,9 +200,9 @@ def _refuse_network(path: Path) -> None:
     """
     if kind := network_file_system(path.parent):
         raise LedgerError(
-            f"the ledger {path} is on a network file system ({kind}), where SQLite can lose answers. Choose "
-            "a folder on a disk of this machine with --ledger, and bring the ledgers of several machines "
-            "together with: distillgen ledger merge"
+            f"the ledger {path} is on a network file system ({kind}), where SQLite can lose answers. For "
+            "many machines, give a database: --ledger postgresql://HOST/NAME. For this one, give a file on "
+            "its own disk; distillgen ledger merge brings such ledgers together"
         )
 
 
