@@ -46,7 +46,7 @@ def test_no_toml_takes_minutes(reason):
         reason("code_parses", {"field": "x", "language": "toml"}, {"x": "a." * 100_000 + "a = 1"})
         == "does not parse as toml"
     )
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize(

@@ -647,7 +647,7 @@ def test_an_embedding_that_is_given_up_is_lost_where_answers_of_batches_are_not(
 
 def test_what_is_given_up_in_flight_is_counted_as_lost(project):
     """The second Ctrl-C waits for nothing."""
-    with Endpoint(latency_s=30) as endpoint:
+    with Endpoint(latency_s=300) as endpoint:
         project.ask_pipeline(
             endpoint.url, 3, model=", price: {input: 1000, output: 1000}", stage=", max_tokens: 50"
         )
@@ -659,10 +659,10 @@ def test_what_is_given_up_in_flight_is_counted_as_lost(project):
         )
         while endpoint.asked.total() < 3:
             time.sleep(0.01)
-        for _ in range(2):
-            process.send_signal(signal.SIGINT)
-            time.sleep(0.5)
-        assert process.wait(20) == 130
+        process.send_signal(signal.SIGINT)
+        time.sleep(1.5)  # two signals of one moment would be one
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
     (lost,) = state(project)["usage"]
     assert (
         lost["status"] == "lost"

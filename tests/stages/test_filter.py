@@ -3,13 +3,16 @@
 import asyncio
 import json
 import re
+import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 import distillgen
 from distillgen.errors import ConfigError, UserCodeError
+from distillgen.flow import measuring
 from distillgen.flow.measuring import Judge, measured, whole_groups
 from distillgen.flow.stage import CheckContext, Job, RunContext, WorkerServices
 from distillgen.inference.ledger import Ledger
@@ -135,10 +138,10 @@ def test_measures_are_asked_in_batches_and_order_is_kept(project, apply):
 
 
 def test_slow_async_measures_run_beside_each_other(project, apply):
-    custom(project, "[1.0 for r in records]", a="await asyncio.sleep(0.1)", is_async=True)
-    started = time.monotonic()
+    """A measure that waits until ten are under way comes to its end."""
+    waits = "calls.append(1)\n        while len(calls) < 10: await asyncio.sleep(0.001)"
+    custom(project, "[1.0 for r in records]", a=f"{waits}\n        await asyncio.sleep(0.001)", is_async=True)
     out = apply(["custom", {"custom": {"name": "again"}}], texts(*map(str, range(50))), chunk=1)
-    assert time.monotonic() - started < 50 * 0.1 / 2
     assert [r.fields["text"] for r in out] == [str(i) for i in range(50)] and all(
         r.scores == {"custom": 1, "again": 1} for r in out
     )
@@ -237,27 +240,29 @@ def test_a_costly_measure_runs_in_pieces_that_are_kept(project, apply):
     assert calls(project) == [str(i) for i in range(64, 80)]
 
 
+MEETING = threading.Barrier(2, timeout=60)
+
+
 def test_costly_filters_run_concurrently_with_sequential_results(project, apply):
     """The first one listed is named where two would drop a record, the second measures what the first kept,
-    scores are in order.
+    scores are in order. The first meets the second: it measures the last record while that measures the
+    first record.
     """
-    for name, limit in (("first", 40), ("second", 30)):
+    for name, limit, met in (("first", 480, "599"), ("second", 360, "0")):
         custom(
             project,
             "[float(r.fields['text']) for r in records]",
             f"'over' if n >= {limit} else None",
             ", depends_on={}",
             name=name,
-            a="import time; time.sleep(0.05)",
+            a="from tests.stages.test_filter import MEETING\n"
+            f"        if any(r.fields['text'] == '{met}' for r in records): MEETING.wait()",
         )
-    records = texts(*map(str, range(50)))
-    begun = time.monotonic()
-    out = apply(["first", "second"], records, chunk=5, ledger=Ledger(project.path / "ledger.sqlite3"))
-    took = time.monotonic() - begun
-    assert [r.dropped and r.dropped.filter for r in out] == [None] * 30 + ["second"] * 10 + ["first"] * 10
-    assert [[*r.scores] for r in out] == [["first", "second"]] * 40 + [["first"]] * 10
-    assert [r.id for r in out] == [r.id for r in records] and calls(project).count("45") == 1
-    assert took < 0.05 * (10 + 8) * 0.85, took
+    records = texts(*map(str, range(600)))
+    out = apply(["first", "second"], records, chunk=100, ledger=Ledger(project.path / "ledger.sqlite3"))
+    assert [r.dropped and r.dropped.filter for r in out] == [None] * 360 + ["second"] * 120 + ["first"] * 120
+    assert [[*r.scores] for r in out] == [["first", "second"]] * 480 + [["first"]] * 120
+    assert [r.id for r in out] == [r.id for r in records] and calls(project).count("545") == 1
 
 
 def test_records_that_arrive_meanwhile_are_measured_together(project, apply):
@@ -275,9 +280,15 @@ def test_records_that_arrive_meanwhile_are_measured_together(project, apply):
     ]
 
 
-def test_what_each_filter_cost_is_told(project):
+def test_what_each_filter_cost_is_told(project, monkeypatch):
     project.write("filters/length.py", LENGTH)
-    custom(project, "[1.0 for r in records]", more=", depends_on={}", a="import time; time.sleep(0.01)")
+    clock = [0.0]
+    monkeypatch.setattr(
+        measuring, "time", SimpleNamespace(perf_counter=lambda: clock[0], monotonic=time.monotonic)
+    )
+    monkeypatch.setattr(measuring, "takes", clock, raising=False)
+    takes = "from distillgen.flow import measuring; measuring.takes[0] += 5"
+    custom(project, "[1.0 for r in records]", more=", depends_on={}", a=takes)
     project.rows("a.jsonl", [{"text": text} for text in ("a", "b", "a b c d", "c")])
     stages = [{"source": {"path": "a.jsonl"}}, {"filter": ["length", {"custom": {"threshold": 1}}]}]
 
@@ -290,7 +301,7 @@ def test_what_each_filter_cost_is_told(project):
         "length": (4, 4),
         "custom": (3, 3),
     }
-    assert first["custom"]["seconds"] > 0.01 > first["length"]["seconds"] > 0
+    assert (first["length"]["seconds"], first["custom"]["seconds"]) == (0, 5)
     assert costs() == first  # nothing has changed: the stage is not carried out again
     stages[1]["filter"][1]["custom"]["threshold"] = 2
     assert costs()["custom"] == {"rows": 3, "measured": 0, "seconds": 0}
