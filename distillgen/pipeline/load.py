@@ -354,6 +354,8 @@ def _answers_safe() -> Iterator[None]:
 def located(pipeline: str | Path | Mapping[str, Any]) -> tuple[Path, Path]:
     """Return the file of a pipeline and the folder of its project. Raise ConfigError if there is no file."""
     root = project_around(Path.cwd())
+    if not isinstance(pipeline, str | Path | Mapping):
+        raise ConfigError(f"a pipeline is a path, a name or a dict, not {type(pipeline).__name__}")
     if isinstance(pipeline, Mapping):
         return Path("pipeline"), root
     if Path(pipeline).suffix in (".yaml", ".yml"):

@@ -35,7 +35,7 @@ from distillgen.runs.run import run_pipeline
 from distillgen.runs.seeds import Seeds, load_seeds, run_seeds
 from distillgen.runs.shards import folder, override
 from distillgen.runs.state import Options
-from distillgen.teachers.scripted import Script
+from distillgen.teachers.scripted import Script, check_script
 
 log = logging.getLogger("distillgen")
 
@@ -174,6 +174,9 @@ def run(
     for name in unknown:
         names = {*inspect.signature(run).parameters} - {"pipeline", "unknown"}
         raise ConfigError(f"run() has no option '{name}'{did_you_mean(name, names)}")
+    for name, texts in (("sets", sets), ("report_to", report_to)):
+        if isinstance(texts, str | Mapping):
+            raise ConfigError(f"run(): '{name}' is a list of texts, not {type(texts).__name__}")
     numbers = {"limit": limit, "concurrency": concurrency, "max_cost_usd": max_cost_usd}
     numbers |= {"workers": workers, "shards": shards}
     bounded = dict(validate(_Numbers, numbers, owner="run()", places=Places()))
@@ -208,6 +211,8 @@ def run(
     models = {*pipelines[0].models, *pipelines[0].made_models()}
     for name in sorted(options.scripts.keys() - models):
         raise ConfigError(f"teachers: the pipeline has no model '{name}'{did_you_mean(name, models)}")
+    for name, script in options.scripts.items():
+        check_script(script, f"teachers: '{name}'")
     for note in pipelines[0].notes:
         log.warning("%s", note)
     runs = Run(directory) if seeds is None else Seeds(directory)

@@ -33,6 +33,10 @@ class Seeds:
 
     directory: Path
 
+    def __post_init__(self) -> None:
+        """Take a path that is written as a text, too."""
+        object.__setattr__(self, "directory", Path(self.directory))
+
     @property
     def summary(self) -> dict[str, Any]:
         """Return the content of `seeds.json`: pipeline, seeds, finished, figures, comparisons."""

@@ -6,10 +6,12 @@ import inspect
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from distillgen.errors import ConfigError
 from distillgen.inference.endpoint import Endpoint, Services
 from distillgen.inference.faults import Rejected
 from distillgen.inference.logprobs import MOST_ALTERNATIVES
@@ -80,6 +82,18 @@ def load_script(model: str, root: Path) -> tuple[Script, str]:
     return script, f"{code_sha256(file)}:{model.partition(':')[2]}"
 
 
+def check_script(script: Any, owner: str) -> None:
+    """Raise ConfigError for what cannot be called with a request and the index of a sample."""
+    remedy = "give a function of a request and the index of a sample"
+    if not callable(script):
+        raise ConfigError(f"{owner} is {type(script).__name__}: {remedy}")
+    with suppress(ValueError):  # some functions of C do not tell what they take
+        try:
+            inspect.signature(script).bind(None, 0)
+        except TypeError as error:
+            raise ConfigError(f"{owner}: {error}: {remedy}") from error
+
+
 class ScriptedSpec(Spec):
     """A Python function that answers, for tests and demonstrations.
 
@@ -103,8 +117,8 @@ class ScriptedSpec(Spec):
         return MOST_ALTERNATIVES
 
     def check(self, root: Path) -> None:
-        """Raise ConfigError if there is no such script."""
-        load_script(self.model, root)
+        """Raise ConfigError if there is no such script, or if it takes something else."""
+        check_script(load_script(self.model, root)[0], f"'{self.model}'")
 
 
 class Scripted(Endpoint):

@@ -66,6 +66,14 @@ def test_options_do_what_those_of_the_command_line_do(seeds):
         ({"retry_with": {"max_tokens": 9}}, "retry_with changes what retry_failed asks; give both"),
         ({"retry_failed": True, "retry_with": {"max_token": 9}}, "did you mean 'max_tokens'"),
         ({"teachers": {"techer": str}}, "the pipeline has no model 'techer'; did you mean 'teacher'?"),
+        (
+            {"teachers": {"teacher": "echo"}},
+            "teachers: 'teacher' is str: give a function of a request and the",
+        ),
+        ({"teachers": {"teacher": lambda request: ""}}, "teachers: 'teacher': too many positional arguments"),
+        ({"sets": "generate.n=2"}, "run(): 'sets' is a list of texts, not str"),
+        ({"sets": {"generate.n": 2}}, "run(): 'sets' is a list of texts, not dict"),
+        ({"report_to": "wandb"}, "run(): 'report_to' is a list of texts, not str"),
         ({"filters": {"brief": str}}, "filters: no stage of the pipeline uses 'brief'"),
         ({"from_": "generat"}, "there is no stage 'generat'; did you mean 'generate'?"),
     ],
@@ -74,6 +82,22 @@ def test_a_wrong_option_is_an_error_before_anything_is_asked(seeds, options, mes
     with pytest.raises(distillgen.ConfigError) as raised:
         distillgen.run(PIPELINE, out="runs/p", **options)
     assert message in str(raised.value) and not (seeds.path / "runs/p/ledger.sqlite3").exists()
+
+
+def test_what_is_no_pipeline_is_an_error():
+    for pipeline in (None, 5, ["source"]):
+        with pytest.raises(distillgen.ConfigError, match="a pipeline is a path, a name or a dict, not "):
+            distillgen.run(pipeline)
+
+
+def test_a_run_is_found_by_a_text_and_a_script_that_takes_something_else_is_not_run(seeds):
+    distillgen.run(PIPELINE, out="runs/p")
+    assert distillgen.Run("runs/p").state["kept"] == 2 and len(distillgen.Run("runs/p").dropped) == 1
+    with pytest.raises(distillgen.ConfigError, match="holds no runs of several seeds"):
+        _ = distillgen.Seeds("runs/p").summary
+    seeds.write("data/one.py", "def one(request):\n    return 'x'\n")
+    with pytest.raises(distillgen.ConfigError, match="'data/one.py:one': too many positional arguments"):
+        distillgen.load(PIPELINE, ["teacher.model=data/one.py:one"])
 
 
 def test_it_runs_inside_an_event_loop_with_the_same_bytes(seeds):
