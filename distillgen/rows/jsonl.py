@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import jsonlines
 
 from distillgen.errors import ConfigError
 from distillgen.record import loads
@@ -38,21 +35,24 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
                 yield from ((number, _fields(row)) for number, row in enumerate(rows, 1))
                 return
             lines = io.BytesIO(data) if encoding.startswith("utf-8") else io.StringIO(data.decode(encoding))
-        reader = jsonlines.Reader(lines, loads=_row)
-        for number in itertools.count(1):
+        for number, line in enumerate(lines, 1):
             try:
-                row = reader.read()
-            except EOFError:
-                return
-            except jsonlines.InvalidLineError as error:
-                if error.line.strip():
-                    if start == "{" and not isinstance(error.__cause__, _Twice):
+                row = _row(line := _text_of(line))
+            except ValueError as error:
+                if line.strip():
+                    if start == "{" and not isinstance(error, _Twice):
                         _refuse_document(path)
-                    yield number, _explained(error.__cause__ or error)
+                    yield number, _explained(error)
                     start = ""
                 continue
             yield number, _fields(row)
             start = ""
+
+
+def _text_of(line: str | bytes) -> str:
+    """Return a line without the byte order mark or the record separator that it may begin with."""
+    text = line.decode() if isinstance(line, bytes) else line
+    return text[1:] if text.startswith(("\ufeff", "\x1e")) else text
 
 
 def _fields(row: Any) -> dict[str, Any] | str:

@@ -72,7 +72,7 @@ def test_jsonl_as_any_program_writes_it(project, read):
         "",
         json.dumps({"n": big}),
         r'{"s": "\ud800x\ud83d\ude00"}',
-        json.dumps({"last": 1.5}),
+        "\x1e" + json.dumps({"last": 1.5}),  # RFC 7464
     ]
     (project.path / "a.jsonl").write_bytes("\r\n".join(lines).encode())
     assert fields(read(path="a.jsonl")) == [{"q": "é"}, {"n": big}, {"s": "?x😀"}, {"last": 1.5}]
@@ -85,6 +85,7 @@ BAD_LINES = [
     (b'{"a": NaN}', "not JSON: NaN is not JSON"),
     (b'{"a": "\xff"}', "not UTF-8 text"),
     (b"[" * 99_999, "not JSON: it is nested too deeply"),
+    (b"null", "a row must be an object of fields, not 'None'"),
     (b"[1, 2]", "a row must be an object of fields, not '[1, 2]'"),
     (b'{"meta": {"id": 1}}', "the field 'meta' is distillgen's own; rename it with fields: {other: meta}"),
     (b'{"meta": "x"}', "the field 'meta' is distillgen's own"),
