@@ -36,14 +36,15 @@ CONTENT = [
 CODE = sorted(path for path in (ROOT / "distillgen").rglob("*") if path.suffix in (".py", ".jinja"))
 VERB = "|".join(sorted(main.main.commands, key=len, reverse=True))
 COMMAND = re.compile(rf"(?:^|[\s'\"`(/])(?:python -m )?distillgen ((?:{VERB})\b(?![-.\w<])[^`\n]*)")
+NAMED = re.compile(r"distillgen[\s'\"]")  # where a string ends here, another one may go on with the command
 SHIPPED = {path.stem for path in (ROOT / "pipelines").glob("*.yaml")}
 OF_A_WALK_THROUGH = {"shouting"}
 
 
 def strings(path: Path) -> list[str]:
     """The text constants of a Python file, what is filled in as X."""
-    texts = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    texts, code = [], path.read_text()
+    for node in ast.walk(ast.parse(code)) if NAMED.search(code) else ():
         if isinstance(node, ast.JoinedStr):
             texts.append(
                 "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)

@@ -9,8 +9,6 @@ from distillgen.pipeline import catalog
 from distillgen.project import Project
 from tests.test_contributing import code
 
-SHIPPED = [entry for entry in catalog.manual(Project(Path("/nowhere"))) if "options" in entry]
-
 
 def undescribed(options):
     """Return the options, and keys of mappings, without a type or description."""
@@ -19,10 +17,13 @@ def undescribed(options):
     ]
 
 
-@pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: f"{entry['kind']} {entry['name']}")
-def test_every_option_is_described(entry):
-    assert not undescribed(entry["options"])
-    assert entry["about"].endswith((".", ":")) and "cannot be read" not in entry["about"]
+def test_every_option_is_described():
+    shipped = [entry for entry in catalog.manual(Project(Path("/nowhere"))) if "options" in entry]
+    assert len(shipped) > 100
+    for entry in shipped:
+        name = f"{entry['kind']} {entry['name']}"
+        assert not undescribed(entry["options"]), name
+        assert entry["about"].endswith((".", ":")) and "cannot be read" not in entry["about"], name
 
 
 @pytest.mark.parametrize(
@@ -65,9 +66,9 @@ def test_help(project, topic, lines):
     assert all(line in shown for line in lines), shown
 
 
-@pytest.mark.parametrize("stage", catalog.stages(Project(Path("/nowhere"))), ids=lambda stage: stage["name"])
-def test_a_stage_says_what_it_reads_and_writes(stage):
-    assert stage["reads"] and stage["writes"]
+def test_a_stage_says_what_it_reads_and_writes():
+    stages = catalog.stages(Project(Path("/nowhere")))
+    assert len(stages) > 20 and not [s["name"] for s in stages if not s["reads"] or not s["writes"]]
 
 
 def test_help_of_what_is_not_there_names_the_nearest(project):

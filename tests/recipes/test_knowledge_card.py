@@ -7,7 +7,6 @@ from collections import Counter
 from functools import cache
 
 import pytest
-from scipy.stats import chisquare
 
 from distillgen.plugins import filter_factory
 from distillgen.project import Project, home
@@ -187,6 +186,8 @@ def test_cards_that_are_off_topic_or_false_help_nobody(project):
 
 def test_the_draws_follow_the_formula(project):
     """Five passages, of which the two models hold different things; 10,000 draws of one of them."""
+    from scipy.stats import chisquare
+
     project.write(
         "models.py",
         "def verify(pairs):\n    return [(int(t[-1]) / 5, 0.0, (4 - int(t[-1])) / 20) for _, t in pairs]\n"

@@ -4,7 +4,6 @@ from collections import Counter, defaultdict
 
 import pytest
 from pyarrow.parquet import read_table
-from scipy.stats import chisquare
 
 import distillgen
 from distillgen.errors import ConfigError
@@ -89,6 +88,8 @@ def test_a_list_of_one_gives_the_rows_and_asks_the_requests_of_a_single_model(ru
 
 
 def test_four_of_six_are_drawn_evenly_and_in_the_order_of_the_list(run):
+    from scipy.stats import chisquare
+
     made = run(pipeline(1500, SIX, pick=4), 1500)
     picks = answers(made)
     assert len(picks) == 1500 and all(len(names) == 4 and sorted(names) == names for names in picks)

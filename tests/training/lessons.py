@@ -10,6 +10,7 @@ from distillgen.training.part import PartEntry, chance_of, losses_of, weights_of
 from distillgen.training.rows import RowSelection
 from distillgen.training.sources import Source
 
+pytest.importorskip("torch")  # before datasets, whose import takes a second
 datasets = pytest.importorskip("datasets")
 
 CLASSES = "abc"
