@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from distillgen.training.supervise import one_training_process
-from tests.command_process import forked_command, new_command
+from tests.command_process import ForkedCommand, forked, new_command
 from tests.endpoint import Endpoint
 
 ROOT = Path(__file__).parent.parent
@@ -41,8 +42,12 @@ class ProjectFolder:
         """Run `python -m distillgen ARGS` here; `check` is the exit code to expect, None for any. A variable
         that Python reads when it starts makes a new interpreter.
         """
-        start = new_command if any(name.startswith("PYTHON") for name in env or ()) else forked_command
-        done = start([*map(str, args)], self.path, self.env() | (env or {}), timeout)
+        words, variables = [*map(str, args)], self.env() | (env or {})
+        if any(name.startswith("PYTHON") for name in env or ()):
+            done = new_command(words, self.path, variables, timeout)
+        else:
+            command = [sys.executable, "-m", "distillgen", *words]
+            done = forked(command, self.path, variables, timeout=timeout)
         if check is not None:
             assert done.returncode == check, (
                 f"exit {done.returncode}, expected {check}\n{done.stdout}\n{done.stderr}"
@@ -59,7 +64,7 @@ class ProjectFolder:
     ) -> None:
         """Start a command here once a count, and SIGKILL it when a table of its ledger has that many rows."""
         for count in counts:
-            with self._process(command, env) as process:
+            with ForkedCommand(command, self.path, self.env() | (env or {})) as process:
                 while process.poll() is None and self._rows(ledger, table) < count:
                     time.sleep(0.005)
                 assert process.poll() is None, f"the command ended before {ledger} held {count} {table}"
@@ -68,13 +73,9 @@ class ProjectFolder:
     def kill_after(self, waits_s: Iterable[float], command: Sequence[str]) -> None:
         """Start a command here once a wait, and end it then with SIGKILL; it may have ended before."""
         for wait_s in waits_s:
-            with self._process(command) as process:
+            with ForkedCommand(command, self.path, self.env()) as process:
                 time.sleep(wait_s)
                 process.kill()
-
-    def _process(self, command: Sequence[str], env: dict | None = None) -> subprocess.Popen:
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen(command, cwd=self.path, env=self.env() | (env or {}), **silent)
 
     def _rows(self, ledger: str, table: str) -> int:
         try:

@@ -2,7 +2,6 @@
 kills.
 """
 
-import subprocess
 import sys
 import time
 from typing import get_args
@@ -15,6 +14,7 @@ from distillgen.errors import ConfigError
 from distillgen.pipeline.catalog import pipelines
 from distillgen.pipeline.load import System
 from distillgen.project import Project, home
+from tests.command_process import forked
 
 NAMES = sorted(path.stem for path in home("pipelines").glob("*.yaml"))
 PLAIN = ("hello", "quickstart", "student", "text-search")  # of no published system
@@ -103,23 +103,11 @@ def test_it_runs_on_scripted_teachers_and_resumes_after_kills(project, name):
     until = "" if until == pipeline.stages[-1].name else until
     command = [sys.executable, "-c", CARRY_OUT, name]
     begin = time.monotonic()
-    whole = subprocess.run(
-        [*command, "whole", until, *models],
-        cwd=project.path,
-        capture_output=True,
-        text=True,
-        env=project.env(),
-    )
+    whole = forked([*command, "whole", until, *models], project.path, project.env())
     assert whole.returncode == 0, whole.stderr
     run_s = time.monotonic() - begin
     project.kill_after((run_s * 0.7,), [*command, "killed", until, *models])
-    again = subprocess.run(
-        [*command, "killed", until, *models],
-        cwd=project.path,
-        capture_output=True,
-        text=True,
-        env=project.env(),
-    )
+    again = forked([*command, "killed", until, *models], project.path, project.env())
     assert again.returncode == 0, again.stderr
     files = sorted(path.name for path in (project.path / "whole/stages").iterdir())
     assert len(files) >= 2

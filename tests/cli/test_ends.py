@@ -15,6 +15,7 @@ import pytest
 import distillgen
 from distillgen.errors import ConfigError
 from distillgen.runs.progress import Meter
+from tests.command_process import forked
 
 ROWS = [{"question": f"What is {i}?"} for i in range(4)]
 PIPELINE = """# small.yaml: an answer a row
@@ -50,7 +51,7 @@ def test_a_terminal_of_another_encoding(small):
     small.rows("rows.jsonl", [{"question": "Was heißt →?"}])
     latin = {"PYTHONIOENCODING": "iso8859-1"}
     command = [sys.executable, "-m", "distillgen", "run", "small"]
-    done = subprocess.run(command, cwd=small.path, env=small.env() | latin, capture_output=True, timeout=60)
+    done = forked(command, small.path, small.env() | latin, text=False)
     assert done.returncode == 0 and "Was heißt \\u2192?".encode("iso8859-1") in done.stdout, done
     assert small.read("runs/small/corpus.jsonl")[0]["answer"] == "Was heißt →?"
 

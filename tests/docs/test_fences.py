@@ -11,15 +11,16 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 import distillgen
 from distillgen import ConfigError
+from tests.command_process import forked
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -44,11 +45,21 @@ PROGRAMS = {
 """Programs whose lines nothing here looks into, besides the program itself."""
 
 
+@cache
+def fenced(page: Path) -> list[tuple]:
+    return FENCE.findall(page.read_text())
+
+
+@cache
+def extras() -> set[str]:
+    return {*tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]}
+
+
 def fences(*languages):
     """Return (page, file that the block is said to be, block) of every fence in these languages."""
     blocks = []
     for path in PAGES:
-        for file, margin, language, block in FENCE.findall(path.read_text()):
+        for file, margin, language, block in fenced(path):
             if language in languages:
                 lines = "".join(line.removeprefix(margin) for line in block.splitlines(keepends=True))
                 blocks.append((path.relative_to(ROOT).as_posix(), file, lines))
@@ -75,7 +86,7 @@ def check_yaml(page, block, folder):
         return
     data = "docs/examples/data" if page.startswith("docs/reference/") else "data"
     shutil.copytree(ROOT / data, folder / "data")
-    for name, _, _, text in FENCE.findall((ROOT / page).read_text()):
+    for name, _, _, text in fenced(ROOT / page):
         if name:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
@@ -128,10 +139,9 @@ def check_shell(page, line):
     words = shlex.split(line.removeprefix("$ "), comments=True)
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for word in words:
         for names in re.findall(r"(?:distillgen|\.)\[([\w,-]+)\]", word):
-            assert set(names.split(",")) <= set(extras), f"{page}: {line}: there is no such extra"
+            assert set(names.split(",")) <= extras(), f"{page}: {line}: there is no such extra"
     program = Path(words[0]).name
     if program.startswith("python") and "-m" in words:
         module = words[words.index("-m") + 1]
@@ -177,13 +187,7 @@ def test_python_that_runs_a_pipeline_runs(project):
     blocks = [(page, block) for page, _, block in PYTHON if "distillgen.run(" in block]
     assert {page for page, _ in blocks} >= {"README.md", "docs/reference/python.md"}
     for page, block in blocks:
-        done = subprocess.run(
-            [sys.executable, "-c", block],
-            cwd=project.path / "mine",
-            env=project.env() | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
+        done = forked([sys.executable, "-c", block], project.path / "mine", project.env())
         assert done.returncode == 0, f"{page}: {done.stderr}"
         for printed in re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE):
             assert printed in done.stdout, f"{page}: {done.stdout}"

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 import distillgen
 from distillgen.pipeline.load import load
 from tests.batch_endpoint import STATES, BatchEndpoint
+from tests.command_process import ForkedCommand
 from tests.endpoint import completion
 
 ROWS = 12
@@ -122,7 +122,7 @@ def test_a_killed_run_goes_on_and_pays_nothing_twice(project, step):
     with BatchEndpoint() as endpoint:
         run(project, FIRST, SECOND, endpoint=endpoint, out="online")
         command = [sys.executable, "-m", "distillgen", "run", "ask.yaml", "--out", "run"]
-        process = subprocess.Popen(command, cwd=project.path, env=project.env(), start_new_session=True)
+        process = ForkedCommand(command, project.path, project.env(), start_new_session=True)
         dead = []
 
         def kill(name):

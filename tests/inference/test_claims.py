@@ -24,6 +24,7 @@ from distillgen.inference.sqlite_store import SqliteStore
 from distillgen.inference.store import Statement
 from distillgen.platforms import machine
 from tests.batch_endpoint import BatchEndpoint
+from tests.command_process import ForkedCommand
 from tests.endpoint import Endpoint, completion
 from tests.simulator.machine import in_virtual_time, simulated
 from tests.simulator.world import World
@@ -42,14 +43,7 @@ def start(project, name, *args):
         "all.sqlite3",
         *map(str, args),
     ]
-    return subprocess.Popen(
-        command,
-        cwd=project.path,
-        env=project.env(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    return ForkedCommand(command, project.path, project.env(), start_new_session=True)
 
 
 def ended(process, code=0):

@@ -7,7 +7,6 @@ import json
 import random
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 
@@ -25,6 +24,7 @@ from distillgen.runs.foresight import likely
 from distillgen.teachers._openai_spec import OpenAISpec
 from distillgen.teachers._usage import counts_of
 from tests.batch_endpoint import BatchEndpoint
+from tests.command_process import ForkedCommand
 from tests.endpoint import Endpoint, completion
 
 USAGE = {
@@ -629,12 +629,8 @@ def test_an_embedding_that_is_given_up_is_lost_where_answers_of_batches_are_not(
     with BatchEndpoint(lambda body, times: answer) as endpoint:
         endpoint.latency_s = 30
         embed_alone(project.ask_pipeline(endpoint.url, 3, model=BATCH, after=after))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "distillgen", "run", "ask", "--max-cost-usd", "9"],
-            cwd=project.path,
-            env=project.env(),
-            stderr=subprocess.DEVNULL,
-        )
+        command = [sys.executable, "-m", "distillgen", "run", "ask", "--max-cost-usd", "9"]
+        process = ForkedCommand(command, project.path, project.env())
         while endpoint.asked.total() < 3:
             time.sleep(0.01)
         process.kill()
@@ -651,12 +647,8 @@ def test_what_is_given_up_in_flight_is_counted_as_lost(project):
         project.ask_pipeline(
             endpoint.url, 3, model=", price: {input: 1000, output: 1000}", stage=", max_tokens: 50"
         )
-        process = subprocess.Popen(
-            [sys.executable, "-m", "distillgen", "run", "ask"],
-            cwd=project.path,
-            env=project.env(),
-            stderr=subprocess.DEVNULL,
-        )
+        command = [sys.executable, "-m", "distillgen", "run", "ask"]
+        process = ForkedCommand(command, project.path, project.env())
         while endpoint.asked.total() < 3:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)

@@ -23,6 +23,7 @@ from distillgen.inference.places import Database, read_place, resolved
 from distillgen.inference.postgres_store import PostgresStore
 from distillgen.inference.store import insert
 from distillgen.runs.directory import name_in
+from tests.command_process import ForkedCommand
 from tests.endpoint import Endpoint
 from tests.inference.test_claims import corpus, ended
 from tests.postgres import Network, Postgres
@@ -392,7 +393,7 @@ def start(project, name, url, *args):
         "-q",
         *args,
     ]
-    return subprocess.Popen(command, cwd=project.path, env=project.env(), stderr=subprocess.PIPE)
+    return ForkedCommand(command, project.path, project.env())
 
 
 def test_runs_with_one_database_buy_no_answer_twice(project, server):

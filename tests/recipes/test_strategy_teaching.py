@@ -5,7 +5,6 @@ teacher.
 import json
 import random
 import re
-import subprocess
 import sys
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 import distillgen
 from distillgen.errors import ConfigError
 from distillgen.runs.directory import read_records
+from tests.command_process import forked
 from tests.conftest import ROOT
 
 POLICY = {
@@ -276,9 +276,9 @@ def test_killed_inside_a_round_the_library_is_the_same_byte_for_byte(world):
         *(word for each in sets for word in ("--set", each)),
     ]
     env = world.env() | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([*command, "--out", "whole"], cwd=world.path, env=env, check=True, capture_output=True)
+    assert forked([*command, "--out", "whole"], world.path, env).returncode == 0
     command += ["--out", "killed", "--ledger", "killed.sqlite3"]
     world.kill_at((3, 20, 40, 55), command, "killed.sqlite3", env)
-    subprocess.run(command, cwd=world.path, env=env, check=True, capture_output=True)
+    assert forked(command, world.path, env).returncode == 0
     for name in ("corpus.jsonl", "dropped.jsonl"):
         assert (world.path / "killed" / name).read_bytes() == (world.path / "whole" / name).read_bytes()

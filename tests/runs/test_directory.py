@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from distillgen.inference.ledger import Ledger
 from distillgen.project import home, project_around, project_of
 from distillgen.runs.run import run_pipeline
 from distillgen.runs.state import Options
+from tests.command_process import ForkedCommand
 from tests.conftest import ROOT, ProjectFolder
 from tests.endpoint import Endpoint, completion
 
@@ -207,12 +207,7 @@ def test_processes_that_use_one_ledger_at_once_wait_for_each_other(project, endp
             f"pipelines/p{i}.yaml", path.read_text().replace("api_key", f"temperature: 0.{i}, api_key")
         )
         commands.append([sys.executable, "-m", "distillgen", "run", f"p{i}", "--json"])
-    started = [
-        subprocess.Popen(
-            c, cwd=project.path, env=project.env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        for c in commands
-    ]
+    started = [ForkedCommand(command, project.path, project.env()) for command in commands]
     for process in started:
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said.decode()
@@ -314,9 +309,7 @@ def test_a_ledger_that_another_run_uses_is_not_salvaged(project):
     with Endpoint(latency_s=0.3) as endpoint:
         project.ask_pipeline(endpoint.url, 40, model=", max_concurrency: 2")
         command = [sys.executable, "-m", "distillgen", "run", "ask"]
-        running = subprocess.Popen(
-            command, cwd=project.path, env=project.env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        running = ForkedCommand(command, project.path, project.env())
         while endpoint.asked.total() < 4:
             time.sleep(0.02)
         refused = project.cli("run", "ask", "-o", "runs/other", "--salvage", check=2)

@@ -12,6 +12,7 @@ from collections import Counter
 
 import pytest
 
+from tests.command_process import ForkedCommand
 from tests.endpoint import Endpoint, completion, reply
 
 ROWS, CONCURRENCY = 400, 12
@@ -58,16 +59,9 @@ def hang_up():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def start(project, *args, before=hang_up):
-    return subprocess.Popen(
-        [sys.executable, "-m", "distillgen", "run", "ask", *args],
-        cwd=project.path,
-        env=project.env(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=before,
-    )
+def start(project, *args, **options):
+    command = [sys.executable, "-m", "distillgen", "run", "ask", *args]
+    return ForkedCommand(command, project.path, project.env(), start_new_session=True, **options)
 
 
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
@@ -202,7 +196,7 @@ def test_a_terminal_that_is_closed_throws_no_answer_away(project):
 def test_nohup_is_respected(project):
     with Endpoint(latency_s=0.1) as endpoint:
         pipeline(project, endpoint.url)
-        process = start(project, before=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        process = start(project, hang_up=signal.SIG_IGN)
         while endpoint.asked.total() < CONCURRENCY:
             time.sleep(0.01)
         process.send_signal(signal.SIGHUP)

@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 import signal
-import subprocess
 import sys
 import time
 from html.parser import HTMLParser
@@ -13,6 +12,7 @@ import pytest
 import distillgen
 from distillgen.cli.run import run as command
 from distillgen.runs.from_python import RunOptions
+from tests.command_process import ForkedCommand
 from tests.endpoint import Endpoint
 
 PIPELINE = {
@@ -127,8 +127,7 @@ def test_an_interrupt_inside_an_event_loop_stops_the_run_and_it_goes_on(project)
     """The answers in flight arrive and are kept; the second call asks the others alone."""
     with Endpoint(latency_s=0.3) as endpoint:
         project.ask_pipeline(endpoint.url, 12, model=", max_concurrency: 3")
-        command = [sys.executable, "-c", CELL]
-        cell = subprocess.Popen(command, env=project.env(), stdout=subprocess.PIPE, text=True)
+        cell = ForkedCommand([sys.executable, "-c", CELL], project.path, project.env(), text=True)
         while len(endpoint.bodies) < 3:
             time.sleep(0.01)
         cell.send_signal(signal.SIGINT)

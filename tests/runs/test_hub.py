@@ -15,6 +15,7 @@ from aiohttp import web
 
 import distillgen
 from distillgen.runs.hub import NOT_PUSHED, student_files
+from tests.command_process import ForkedCommand
 from tests.hub import Hub
 from tests.pictures import colour_of, folder_of
 from tests.pipeline.test_mistakes import here
@@ -192,9 +193,7 @@ def test_a_killed_push_goes_on_and_uploads_nothing_twice(run, project, push):
         command = [sys.executable, "-m", "distillgen", "push", "out", "me/out"]
         for reached in ("PUT", "commit"):
             hub.requests.clear()
-            process = subprocess.Popen(
-                command, cwd=project.path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
+            process = ForkedCommand(command, project.path, env)
             limit = time.monotonic() + 60
             while time.monotonic() < limit and process.poll() is None:
                 if hub.uploaded.total() >= 6 and any(reached in request for request in hub.requests):

@@ -16,6 +16,7 @@ from distillgen.record import Record
 from distillgen.runs.progress import ModelProgress, Progress, StageProgress
 from distillgen.runs.progress_lines import Drawing, plain_line
 from distillgen.text.display import fitting, shortened
+from tests.command_process import forked
 
 
 def stage(name, done, kept, **changes):
@@ -159,13 +160,8 @@ def small(project):
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "ascii:strict"])
 def test_no_encoding_ends_a_command(small, encoding):
     for command in ("run", "status", "show", "plan", "check"):
-        done = subprocess.run(
-            [sys.executable, "-m", "distillgen", command, "small"],
-            cwd=small.path,
-            env=small.env() | {"PYTHONIOENCODING": encoding},
-            capture_output=True,
-            timeout=60,
-        )
+        words = [sys.executable, "-m", "distillgen", command, "small"]
+        done = forked(words, small.path, small.env() | {"PYTHONIOENCODING": encoding}, text=False)
         assert done.returncode == 0 and b"Error" not in done.stderr, done
         done.stdout.decode(encoding.partition(":")[0])
 

@@ -1,7 +1,6 @@
 """The stage act: calls run once, their results are turns of the dialogue."""
 
 import json
-import subprocess
 import sys
 from collections import Counter
 
@@ -11,6 +10,7 @@ import distillgen
 from distillgen.confinement import lacking
 from distillgen.errors import ConfigError
 from distillgen.pipeline.load import load
+from tests.command_process import forked
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(bool(lacking()), reason=f"lacks {lacking()}")
@@ -173,7 +173,7 @@ distillgen.run(pipeline, out="killed", ledger=Path("killed.sqlite3"))
     env = {"PYTHONPATH": str(ROOT)}
     project.kill_at([1, 8], command, "killed.sqlite3", env, table="scores")
     before = Counter((project.path / "calls").read_text().splitlines())
-    subprocess.run(command, cwd=project.path, env=project.env() | env, check=True, capture_output=True)
+    assert forked(command, project.path, project.env() | env).returncode == 0
     calls = Counter((project.path / "calls").read_text().splitlines())
     assert len(calls) == 16 > len(before), "the kills came before the last calls"
     assert calls.total() - len(calls) <= 2 * 4, "more was called again than was in flight at the kills"

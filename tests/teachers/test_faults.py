@@ -8,6 +8,7 @@ import time
 import pytest
 from aiohttp import web
 
+from tests.command_process import ForkedCommand
 from tests.endpoint import Endpoint, completion, reply
 
 
@@ -208,7 +209,6 @@ def test_a_right_answer_under_a_wrong_content_type_is_an_answer(project):
 
 def test_a_server_that_restarts_in_the_middle_costs_a_wait(project):
     import socket
-    import subprocess
     import sys
     import threading
 
@@ -222,12 +222,7 @@ def test_a_server_that_restarts_in_the_middle_costs_a_wait(project):
     first = Fixed(latency_s=0.02)
     first.__enter__()
     project.ask_pipeline(first.url, 300, model=", max_concurrency: 8")
-    run = subprocess.Popen(
-        [sys.executable, "-m", "distillgen", "run", "ask"],
-        cwd=project.path,
-        env=project.env(),
-        stderr=subprocess.PIPE,
-    )
+    run = ForkedCommand([sys.executable, "-m", "distillgen", "run", "ask"], project.path, project.env())
     while first.asked.total() < 60:
         time.sleep(0.01)
     threading.Thread(target=first.__exit__).start()

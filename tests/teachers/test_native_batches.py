@@ -24,6 +24,7 @@ from distillgen.errors import ConfigError, DistillgenError, Stopped
 from distillgen.inference.endpoint import Activity
 from distillgen.pipeline.load import load
 from distillgen.teachers._batch_api import BatchApi, Report
+from tests.command_process import ForkedCommand
 from tests.native_batch_endpoint import AnthropicBatchEndpoint, GeminiBatchEndpoint
 from tests.native_endpoint import KEY, candidates, google_error, message, refused
 
@@ -65,15 +66,12 @@ def online(project, **options):
 
 
 def start(project):
-    return subprocess.Popen(
-        [sys.executable, "-m", "distillgen", "run", "ask"],
-        cwd=project.path,
-        env=project.env() | {"T_KEY": KEY},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = [sys.executable, "-m", "distillgen", "run", "ask"]
+    options = {"cwd": project.path, "env": project.env() | {"T_KEY": KEY}, "text": True}
+    options["start_new_session"] = True
+    if (project.path / "sitecustomize.py").exists():  # which a new interpreter alone reads
+        return subprocess.Popen(command, **options, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return ForkedCommand(command, **options)
 
 
 def killed(project, endpoint, step, times=1):

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from distillgen.teachers._openai_spec import OpenAISpec
 from distillgen.teachers._openai_wire import completions_of
 from distillgen.teachers._settling import settled
 from tests.background_endpoint import BackgroundEndpoint, ended, message, refused
+from tests.command_process import ForkedCommand
 
 MODE = ", mode: background, poll_s: 0.05"
 PRICE = ", price: {input: 1000, output: 1000}, max_tokens: 50"
@@ -44,15 +44,8 @@ def run(project, out="ask", expect=None, **options):
 
 
 def start(project, *args):
-    return subprocess.Popen(
-        [sys.executable, "-m", "distillgen", "run", "ask", *args],
-        cwd=project.path,
-        env=project.env(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = [sys.executable, "-m", "distillgen", "run", "ask", *args]
+    return ForkedCommand(command, project.path, project.env(), text=True, start_new_session=True)
 
 
 def kill(process):

@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -26,6 +25,7 @@ from distillgen.runs import progress
 from distillgen.runs.run import run_pipeline
 from distillgen.runs.state import Options
 from tests.batch_endpoint import BatchEndpoint, line_error
+from tests.command_process import ForkedCommand
 from tests.endpoint import completion
 
 FAST = ", mode: batch, gather_s: 0.25, poll_s: 0.05"
@@ -36,15 +36,8 @@ def status(code, text="oh"):
 
 
 def start(project, *args):
-    return subprocess.Popen(
-        [sys.executable, "-m", "distillgen", "run", "ask", *args],
-        cwd=project.path,
-        env=project.env(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = [sys.executable, "-m", "distillgen", "run", "ask", *args]
+    return ForkedCommand(command, project.path, project.env(), text=True, start_new_session=True)
 
 
 def run(project, out="ask", expect=None, **options):
