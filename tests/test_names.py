@@ -22,7 +22,7 @@ PUBLIC = {  # words of files, options and interfaces, which stay
     ("distillgen/runs/export.py", "taken"),
     ("distillgen/stages/evaluate.py", "asked"),
     ("distillgen/flow/stage.py", "whole"),
-    ("distillgen/stages/train.py", "each"),
+    ("distillgen/stages/_train_options.py", "each"),
     ("filters/round_trip.py", "shown"),
     ("filters/tool_calls.py", "known"),
 }
