@@ -20,7 +20,7 @@ PUBLIC = {  # words of files, options and interfaces, which stay
     ("distillgen/record.py", "made"),
     ("distillgen/inference/limits.py", "spent"),
     ("distillgen/runs/export.py", "taken"),
-    ("distillgen/stages/evaluate.py", "asked"),
+    ("distillgen/stages/_evaluate_options.py", "asked"),
     ("distillgen/flow/stage.py", "whole"),
     ("distillgen/stages/_train_options.py", "each"),
     ("filters/round_trip.py", "shown"),

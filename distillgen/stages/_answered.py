@@ -62,7 +62,7 @@ class Answered:
 
     name: str
     n: int
-    completions: list[Completion]
+    completions: Sequence[Completion]
     records: list[Record]
     """For each completion, a record with the fields of the item and the answer."""
     groups: Sequence[str] = ()

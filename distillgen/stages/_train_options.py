@@ -25,7 +25,6 @@ class TrainOptions(TrainingOptions, Stage):
     """The options of `train`: those of the training process, and those that choose the rows."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    kind = "train"
 
     on: Literal["kept", "raw", "random", "shuffled"] = Field(
         "kept",

@@ -52,6 +52,7 @@ class Train(TrainOptions):
     Each is a stage with the value in its name: `train-geography`, whose student is `student-geography`.
     """
 
+    kind = "train"
     scope = "set"
     reads = "the fields that the objective names, and `split`"
     writes = "the student, in `student/`, or in `student-<name>/` for a stage of another name"
