@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 from pydantic import Field
 
 from distillgen.errors import ConfigError, DistillgenError
-from distillgen.flow.asking import Answers, Question, ask_each
 from distillgen.flow.bounds import Ask, bounds, size_of
-from distillgen.flow.filter import Entries, Entry, Filter, Number, factory_of, option_types, options_of
+from distillgen.flow.filter import Entries
 from distillgen.flow.mark import marked, marks
 from distillgen.flow.measures import measures_of
-from distillgen.flow.measuring import Judge, checked_numbers, label_of, measured, score_keys, whole_groups
+from distillgen.flow.measuring import Judge, checked_numbers, label_of, measured, whole_groups
 from distillgen.flow.ordered import in_order, splice
 from distillgen.flow.stage import (
     CHUNK,
@@ -36,24 +32,10 @@ from distillgen.flow.stage import (
 )
 from distillgen.flow.whole_set import in_blocks, number_of
 from distillgen.inference.outcome import Outcome
-from distillgen.inference.request import Request
-from distillgen.inference.spec import Spec
-from distillgen.inference.teacher import Teacher
-from distillgen.located_yaml import Places, validate
-from distillgen.plugins import Plugin, filter_factory, find
-from distillgen.project import Project, code_sha256, imported, user_error
 from distillgen.prompting.media import NO_MEDIA, Media
-from distillgen.prompting.output_form import Unparsable
-from distillgen.record import (
-    FieldName,
-    FileName,
-    ModelName,
-    NumberName,
-    PromptName,
-    Record,
-    ScriptName,
-    TemplateText,
-)
+from distillgen.record import FieldName, NumberName, Record, TemplateText
+from distillgen.stages._loaded_filter import LoadedFilter
+from distillgen.stages._model_judge import ModelJudge, with_model_options
 
 
 class FilterStage(Stage):
@@ -153,98 +135,6 @@ class FilterStage(Stage):
 
 
 @dataclass(frozen=True)
-class LoadedFilter:
-    """A filter of a stage's list, with its factory and the checked options."""
-
-    entry: Entry
-    factory: Callable[..., Filter]
-    options: Mapping[str, Any]
-    plugin: Plugin | None
-    """Where its file is; None for a filter that Python code hands over."""
-    project: Project
-
-    @classmethod
-    def load(cls, entry: Entry, project: Project, seed: int = 0) -> LoadedFilter:
-        """Load the factory and check the options; add the pipeline's seed to an option `seed`.
-
-        Raise ConfigError.
-        """
-        subject, plugin = f"filter '{entry.filter}'", None
-        if entry.filter in project.filters:
-            factory = factory_of(entry.filter, project.filters[entry.filter])
-        else:
-            factory, plugin = filter_factory(entry.filter, project), find("filters", entry.filter, project)
-        validated = validate(options_of(factory), entry.options, owner=subject, places=Places())
-        options = dict(iter(validated))  # dict(validated) would call an option of the name `keys`
-        if seed and isinstance(options.get("seed"), int):
-            options["seed"] += seed
-        return cls(entry, factory, options, plugin, project)
-
-    @property
-    def foreign(self) -> bool:
-        """Whether it does not ship with distillgen."""
-        return self.plugin is None or bool(self.plugin.files)
-
-    def make(self) -> Filter:
-        """Return a new filter, which has seen no record. Raise ConfigError."""
-        subject, options = f"filter '{self.entry.filter}'", dict(self.options)
-        if "project" in inspect.signature(self.factory).parameters:
-            options["project"] = self.project
-        try:
-            new_filter = self.factory(**options)
-        except ValueError as error:  # a factory's own check of its options
-            raise ConfigError(f"{subject}: {error}") from error
-        except DistillgenError:
-            raise
-        except Exception as error:
-            raise user_error(error, subject) from error
-        if not isinstance(new_filter, Filter):
-            message = f"'{self.entry.filter}' gives {type(new_filter).__name__}, not a Filter"
-            file = self.plugin.file if self.plugin else None
-            raise ConfigError(f"{message}: return Filter(measure=…, decide=…)", path=file)
-        if new_filter.depends_on is not None:
-            code = code_sha256(self.plugin.file) if self.plugin else uuid4().hex
-            new_filter = replace(new_filter, depends_on={**new_filter.depends_on, "code": code})
-        return new_filter
-
-    @cached_property
-    def filter(self) -> Filter:
-        """The filter for the check and the plan; a run makes its own."""
-        return self.make()
-
-    @cached_property
-    def models(self) -> list[str]:
-        """The pipeline's models that the filter asks."""
-        return [name for _, name in self.names(ModelName)]
-
-    @cached_property
-    def _types(self) -> Mapping[str, Any]:
-        return option_types(self.factory)
-
-    def names(self, kind: Any) -> list[tuple[str, str]]:
-        """Return the options whose type is a kind of name, or a list of such names, each with one name."""
-        defaults = inspect.signature(self.factory).parameters
-        options = [name for name, hint in self._types.items() if name != "return" and _mentions(hint, kind)]
-        values = [(option, self.entry.options.get(option, defaults[option].default)) for option in options]
-        return [
-            (option, name)
-            for option, value in values
-            for name in ([value] if isinstance(value, str) else value or ())
-        ]
-
-    def files(self) -> dict[str, Path]:
-        """Return the filter's file, the project files that it imports, and the files in its options."""
-        files = {f"filters/{self.entry.filter}": self.plugin.file} if self.plugin else {}
-        for _, name in self.names(PromptName):
-            files[f"prompts/{name}"] = self.project.find("prompts", name, ".md")
-        files |= {name: self.project.file(name) for _, name in self.names(FileName)}
-        scripts = (name.rpartition(":")[0] for _, name in self.names(ScriptName))
-        files |= {script: self.project.file(script) for script in scripts if script.endswith(".py")}
-        code = [path for path in files.values() if path.suffix == ".py"]
-        return files | {f"module {name}": file for path in code for name, file in imported(path).items()}
-
-
-@dataclass(frozen=True)
 class BoundFilterStage(BoundStage):
     """The stage with its filters."""
 
@@ -299,7 +189,7 @@ class BoundFilterStage(BoundStage):
                 Ask(
                     r.model,
                     size_of(r.messages),
-                    _with_model_options(r, models[r.model]).sampling.get("max_tokens"),
+                    with_model_options(r, models[r.model]).sampling.get("max_tokens"),
                     r.schema,
                     parts=r.parts,
                 )
@@ -331,9 +221,8 @@ class BoundFilterStage(BoundStage):
             if filter.waits:
                 chunks = in_blocks(chunks, partial(judge.waits, folder=job.context.directory), job)
             if filter.asks:
-                chunks = self._judge_with_models(
-                    chunks, judge, {name: job.services.teachers[name] for name in loaded.models}, job
-                )
+                teachers = {name: job.services.teachers[name] for name in loaded.models}
+                chunks = ModelJudge(judge, teachers, job).run(chunks)
             else:
                 chunks = self._judged(chunks, judge, job)
             chunks = self._noted(chunks, judge, job) if filter.over_run else chunks
@@ -381,77 +270,6 @@ class BoundFilterStage(BoundStage):
             yield chunk
         job.services.measures.update(measures_of(judge.figures()))
 
-    async def _judge_with_models(
-        self, chunks: Chunks, judge: Judge, asked_teachers: Mapping[str, Teacher], job: Job
-    ) -> Chunks:
-        entry, filter, costs = judge.entry, judge.filter, judge.costs
-        teachers = [*asked_teachers.values()]
-        models = [
-            [t.identity, t.model, t.spec.sampling_options(), "json_schema" in t.spec.capabilities]
-            for t in teachers
-        ]
-        new: dict[bytes, Number] = {}
-
-        def settled(chunk: Chunk) -> list[Record | None]:
-            """Judge the records whose numbers the ledger holds."""
-            live = [record for record in chunk if not record.dropped]
-            costs["rows"] += len(live)
-            keys = [] if filter.depends_on is None else score_keys(entry, filter, live, models)
-            stored_numbers, kept = job.services.ledger.find_scores(keys), iter(keys)
-            numbers = [
-                None if record.dropped or not keys else stored_numbers.get(next(kept)) for record in chunk
-            ]
-            return [None if n is None else judge(record, n) for record, n in zip(chunk, numbers, strict=True)]
-
-        def questions(record: Record) -> list[Question]:
-            requests = judge.requests(record, asked_teachers)
-            return [
-                (
-                    asked_teachers[r.model],
-                    _with_model_options(r, asked_teachers[r.model].spec, asked_teachers[r.model].model),
-                    1,
-                    None,
-                )
-                for r in requests
-            ]
-
-        def answered(record: Record, answers: Answers) -> Chunk:
-            completions = [completions_of_request for _, completions_of_request in answers]
-            try:
-                for completion in chain.from_iterable(completions):
-                    if completion.status != "ok":
-                        raise Unparsable(completion.error or f"the answer was {completion.status}")
-                (number,) = checked_numbers(filter.measure([record], [completions]), 1, entry.label)
-            except Unparsable as error:
-                return [record.drop(self.name, "failed", f"not judged by {entry.label}: {error}")]
-            except DistillgenError:
-                raise
-            except Exception as error:
-                raise judge.broken(error, [record]) from error
-            costs["measured"] += 1
-            if filter.depends_on is not None:
-                new[score_keys(entry, filter, [record], models)[0]] = number
-            return [judge(record, number)]
-
-        judged = ask_each(
-            chunks,
-            teachers,
-            job,
-            self.name,
-            asker=entry.label,
-            questions=questions,
-            answered=answered,
-            settled=settled,
-        )
-        async with aclosing(judged):
-            async for chunk in judged:
-                yield chunk
-                if len(new) >= CHUNK:
-                    full, new = new, {}
-                    await job.services.ledger.add_scores(full)
-        if new:
-            await job.services.ledger.add_scores(new)
-
     def _judged(self, chunks: Chunks, judge: Judge, job: Job) -> Chunks:
         filter = judge.filter
 
@@ -472,19 +290,3 @@ class BoundFilterStage(BoundStage):
         if inspect.iscoroutinefunction(filter.measure) and not filter.whole_set:
             return in_order(chunks, lambda chunk: [Outcome.start(work(chunk))], window=lambda: CHUNK)
         return one_by_one()
-
-
-def _with_model_options(request: Request, spec: Spec, model: str = "") -> Request:
-    """Return the request with the model's name and sampling options, which override the prompt's."""
-    schema = request.schema if "json_schema" in spec.capabilities else None
-    return replace(
-        request,
-        model=model or spec.model,
-        schema=schema,
-        sampling={**request.sampling, **spec.sampling_options()},
-    )
-
-
-def _mentions(hint: Any, kind: Any) -> bool:
-    """Return whether a type is `kind`, a list of `kind`, or an optional one of them."""
-    return hint == kind or any(_mentions(part, kind) for part in getattr(hint, "__args__", ()))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from distillgen.flow.filter import Entry
 from distillgen.project import Project, home
-from distillgen.stages.filter import LoadedFilter
+from distillgen.stages._loaded_filter import LoadedFilter
 
 SHIPPED = sorted(path.stem for path in home("filters").glob("[a-z]*.py"))
 NEED_A_MODEL = {"toxicity"}  # which their own tests make
