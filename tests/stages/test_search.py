@@ -11,8 +11,8 @@ from distillgen.algorithms.rank_correlation import kendall_tau
 from distillgen.errors import BudgetStop, ConfigError
 from distillgen.inference.request import Completion
 from distillgen.runs.directory import read_records
+from distillgen.stages._choices import with_choices
 from distillgen.stages._proposals import Proposals, size_of
-from distillgen.stages._trials import with_choices
 from tests.endpoint import Endpoint, completion
 
 ROWS = [
