@@ -180,6 +180,12 @@ OUT = click.option(
     type=PathName(path_type=Path),
     help="The run directory. Default: runs/PIPELINE in the pipeline's project.",
 )
+EXECUTOR = click.option(
+    "--executor",
+    type=click.Choice(["ray"]),
+    help="What carries the stages that work row by row: `ray`, many processes or machines through Ray Data. "
+    "Default: this process.",
+)
 
 
 def names_in(text: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 import distillgen
-from distillgen.cli import completion, data, run, show, student, view
+from distillgen.cli import check, completion, data, ledger, run, show, student, view
 from distillgen.cli.arguments import AS_JSON, PathName
 from distillgen.errors import ConfigError, DistillgenError, Stopped
 from distillgen.runs.streams import escape_unknown, hold_open
@@ -194,9 +194,9 @@ def help_(ctx: click.Context, topic: str | None, as_json: bool) -> None:
 
 
 for command in (
-    *(run.check, run.plan, run.preview, run.run, run.gather, run.status, run.show_),
-    *(data.filter_, data.export, data.push, data.label, data.report, data.ledger),
+    *(check.check, check.plan, check.preview, run.run, run.gather),
+    *(view.status, view.show_, view.view, view.diff),
+    *(data.filter_, data.export, data.push, data.label, data.report, ledger.ledger),
     *(student.train, student.evaluate, completion.completion),
-    *(view.view, view.diff),
 ):
     main.add_command(command)

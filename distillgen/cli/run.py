@@ -1,23 +1,20 @@
-"""The commands that check a pipeline, run it and show its run."""
+"""The commands that run a pipeline: run and gather."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice, takewhile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import distillgen
-from distillgen.cli import completion, show, show_plan, show_records, show_seeds
+from distillgen.cli import completion, show, show_seeds
 from distillgen.cli.arguments import (
     AS_JSON,
-    COUNT,
-    FULL,
+    EXECUTOR,
     LEDGER,
     LIMIT,
     MAX_COST_USD,
@@ -26,240 +23,23 @@ from distillgen.cli.arguments import (
     PIPELINE,
     QUIET,
     REPORT_TO,
-    RUNS,
     SETS,
     VERBOSE,
     WholeNumber,
     find_run,
     retry_argument,
 )
-from distillgen.errors import ConfigError, DistillgenError, Stopped, did_you_mean
+from distillgen.cli.carry_out import FailedRows, Printing, carry_out, load_pipeline, tell_notes
+from distillgen.errors import ConfigError, Stopped
 from distillgen.inference.places import Place
-from distillgen.record import GATHERED
-from distillgen.text import display
-from distillgen.text.display import reasons
 
 if TYPE_CHECKING:
-    from distillgen.runs.directory import Run
-    from distillgen.runs.seeds import Seeds
     from distillgen.runs.state import Options
-
-
-class Unusable(DistillgenError):
-    """The run is finished, but some of its answers could not be used."""
-
-    exit_code = 3
-
-
-@dataclass(frozen=True)
-class Printing:
-    """What a command prints of a run."""
-
-    as_json: bool = False
-    quiet: bool = False
-    open_page: bool = False
-    """Whether a browser shows the report at the end."""
-
-    def show(self, content: Any, text: Callable[[], None]) -> None:
-        """Print the content as JSON, or the text, or nothing."""
-        if self.as_json:
-            show.as_json(content)
-        elif not self.quiet:
-            text()
-
-    def open(self, directory: Path) -> None:
-        """Open the report of a run in a browser, if that is wanted and there is a report."""
-        if self.open_page:
-            show.open_page(directory / "report.html")
-
-
-def load_pipeline(
-    pipeline: str | Mapping[str, Any], sets: Sequence[str], *, quiet: bool = False, **options: Any
-) -> distillgen.Pipeline:
-    """Return the checked pipeline; print its notes on `--set`."""
-    checked_pipeline = distillgen.load(pipeline, sets, **options)
-    _tell_notes(checked_pipeline, quiet=quiet)
-    return checked_pipeline
-
-
-def _tell_notes(pipeline: distillgen.Pipeline, *, quiet: bool = False) -> None:
-    for note in () if quiet else pipeline.notes:
-        show.say(f"note: {note}", error=True)
 
 
 def stage_option(*names: str, help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return an option that takes the name of a stage."""
     return click.option(*names, metavar="NAME", shell_complete=completion.stages, help=help)
-
-
-def carry_out(
-    checked_pipeline: distillgen.Pipeline, directory: Path, options: Options, printing: Printing
-) -> None:
-    """Run a checked pipeline and print its result; raise Unusable if rows failed or if nothing was kept."""
-    from distillgen.runs.interpreter import interpreter_tuned
-    from distillgen.runs.progress_lines import watch
-    from distillgen.runs.run import run_pipeline
-
-    run = distillgen.Run(directory)
-    try:
-        with interpreter_tuned():
-            run_pipeline(checked_pipeline, directory, options, None if printing.quiet else watch)
-    except Stopped:
-        printing.show(run.state, lambda: show.status(run, error=True))
-        raise
-    printing.show(run.state, lambda: show.summary(run))
-    printing.open(directory)
-    state = run.state
-    if failed := state["failed"]:
-        raise Unusable(f"{failed} answers could not be used; to ask for these again, add --retry-failed")
-    if state["stages"][-1]["complete"] and not state["kept"]:
-        dropped = state["dropped"]
-        why = f"all rows were dropped ({reasons(dropped)})" if dropped else "the source has no rows"
-        raise Unusable(f"nothing was kept: {why}; see: distillgen show {directory} --dropped")
-
-
-EXECUTOR = click.option(
-    "--executor",
-    type=click.Choice(["ray"]),
-    help="What carries the stages that work row by row: `ray`, many processes or machines through Ray Data. "
-    "Default: this process.",
-)
-
-
-@click.command()
-@PIPELINE
-@SETS
-@EXECUTOR
-@AS_JSON
-def check(pipeline: str, sets: Sequence[str], executor: str | None, as_json: bool) -> None:
-    """Check every name, option, field, prompt and file of PIPELINE. No model is asked.
-
-    Prints the fields that a record has after each stage, and the most that a run can cost if a model has a
-    price.
-    """
-    checked_pipeline = load_pipeline(pipeline, sets, need_env=False)
-    if executor:
-        from distillgen.runs.ray_executor import check_ray
-
-        check_ray(checked_pipeline)
-    priced = any(spec.price for spec in checked_pipeline.models.values())
-    cost = _total([bound.max_cost_usd for _, bound in checked_pipeline.plan()]) if priced else 0.0
-    if as_json:
-        stages = [
-            {"name": bound.name, "kind": bound.stage.kind, "fields": sorted(bound.fields)}
-            for bound in checked_pipeline.bound_stages
-        ]
-        show.as_json(
-            {
-                "pipeline": checked_pipeline.name,
-                "ok": True,
-                "stages": stages,
-                "missing_env": list(checked_pipeline.missing_env),
-                "max_cost_usd": cost,
-            }
-        )
-        return
-    for bound in checked_pipeline.bound_stages:
-        show.say(show.broken(f"{show.stage_name(bound):<12} {', '.join(sorted(bound.fields))}", 13))
-    for variable in checked_pipeline.missing_env:
-        show.say(f"note: the environment variable {variable} is not set; a run needs it")
-    if priced:
-        show.say("cost: no bound" if cost is None else f"cost: at most {display.money(cost)}")
-    show.say(f"{checked_pipeline.path}: ok")
-
-
-@click.command()
-@PIPELINE
-@OUT
-@SETS
-@LIMIT
-@LEDGER
-@AS_JSON
-def plan(
-    pipeline: str,
-    out: Path | None,
-    sets: Sequence[str],
-    limit: int | None,
-    ledger: Place | None,
-    as_json: bool,
-) -> None:
-    """Estimate the requests, the tokens, the cost and the time of each stage of PIPELINE. No model is asked.
-
-    What is finished in the same directory is subtracted, and what the ledger answers. The likely figures are
-    those of the answers so far, of a run or of `distillgen preview`.
-    """
-    from dataclasses import asdict
-
-    from distillgen.runs.foresight import foresee
-
-    checked_pipeline = load_pipeline(pipeline, sets, need_env=False)
-    directory = out or checked_pipeline.run_directory()
-    foresight = foresee(checked_pipeline, directory, limit, ledger)
-    stages = [
-        {"stage": stage.name, "kind": stage.kind, **asdict(part)}
-        for stage, part in zip(checked_pipeline.stages, foresight.stages, strict=True)
-    ]
-    titles = [show.stage_name(bound) for bound in checked_pipeline.bound_stages]
-    stages = [{**stage, **stage.pop("bound")} for stage in stages]
-    totals = {
-        name: _total([stage[name] for stage in stages])
-        for name in ("requests", "input_tokens", "output_tokens", "max_cost_usd")
-    }
-    likely = {
-        name: _total([stage["likely"] and stage["likely"][name] for stage in stages])
-        for name in ("requests", "input_tokens", "output_tokens", "cost_usd")
-    }
-    likely["seconds"] = foresight.seconds
-    if as_json:
-        show.as_json({"stages": stages, "totals": totals, "likely": likely})
-    else:
-        show_plan.plan(stages, titles, totals, likely)
-        if likely["requests"] is None:
-            show.say(f"no likely figure yet: distillgen preview {pipeline} asks about a few rows")
-
-
-def _total(values: Sequence[Any]) -> Any:
-    """Return the sum, None if a value is None."""
-    return None if None in values else sum(values)
-
-
-@click.command()
-@PIPELINE
-@SETS
-@OUT
-@COUNT
-@LEDGER
-@FULL
-def preview(
-    pipeline: str, sets: Sequence[str], out: Path | None, count: int, ledger: Place | None, full: bool
-) -> None:
-    """Run the first rows of PIPELINE and show the records that leave each stage, with the prompts sent.
-
-    The answers are kept: a run does not ask for them again. The stage `train` and later stages are not run.
-    """
-    from distillgen.inference.ledger import Ledger
-    from distillgen.runs.directory import read_records, stage_file
-    from distillgen.runs.interpreter import interpreter_tuned
-    from distillgen.runs.progress_lines import watch
-    from distillgen.runs.resume import made_place
-    from distillgen.runs.run import run_pipeline
-    from distillgen.runs.state import Options
-
-    checked_pipeline = load_pipeline(pipeline, sets)
-    directory = (out or checked_pipeline.run_directory()) / "preview"
-    before_training = list(takewhile(lambda stage: stage.kind != "train", checked_pipeline.stages))
-    ledger = made_place(checked_pipeline, directory.parent, Options(ledger=ledger))
-    options = Options(limit=count, ledger=ledger, until=before_training[-1].name)
-    with interpreter_tuned():
-        run_pipeline(checked_pipeline, directory, options, watch)
-    answers = Ledger(ledger, read_only=True)
-    for i, stage in enumerate(before_training):
-        show.say(f"\n{stage.name}", bold=True)
-        records = read_records(stage_file(directory, i, stage.name))
-        arrived = (r for r in records if not r.dropped or r.dropped.stage == stage.name)
-        prompt = partial(show_records.prompt_of, stage=stage.name, ledger=answers)
-        show_records.records(islice(arrived, count), full=full, prompt=prompt)
-    answers.close_now()
 
 
 @click.command()
@@ -441,13 +221,13 @@ def gather(
 def _carry_out_seeds(
     pipeline: str, out: Path | None, sets: Sequence[str], seeds: int, options: Options, printing: Printing
 ) -> None:
-    """Run the pipeline of each seed, and print the figures over seeds; raise Unusable if rows failed."""
+    """Run the pipeline of each seed, and print the figures over seeds; raise FailedRows if rows failed."""
     from distillgen.runs.interpreter import interpreter_tuned
     from distillgen.runs.progress_lines import watch
     from distillgen.runs.seeds import load_seeds, run_seeds
 
     pipelines = load_seeds(pipeline, seeds, sets)
-    _tell_notes(pipelines[0], quiet=printing.quiet)
+    tell_notes(pipelines[0], quiet=printing.quiet)
     directory = out or pipelines[0].run_directory()
     runs = distillgen.Seeds(directory)
 
@@ -465,68 +245,9 @@ def _carry_out_seeds(
     printing.open(directory)
     state = runs.state
     if failed := state["failed"]:
-        raise Unusable(f"{failed} answers could not be used; to ask for these again, add --retry-failed")
+        raise FailedRows(f"{failed} answers could not be used; to ask for these again, add --retry-failed")
     for seed, run in state["runs"].items():
         if run["stages"][-1]["complete"] and not run["kept"]:
-            raise Unusable(
+            raise FailedRows(
                 f"seed {seed}: nothing was kept; see: distillgen show {runs.place(seed)} --dropped"
             )
-
-
-@click.command()
-@RUNS
-@AS_JSON
-def status(run: Run | Seeds, as_json: bool) -> None:
-    """Show the progress of RUN, also while it runs in another terminal."""
-    if as_json:
-        show.as_json(run.state)
-    elif isinstance(run, distillgen.Run):
-        show.status(run)
-    else:
-        show_seeds.status(run)
-
-
-@click.command("show")
-@RUNS
-@COUNT
-@click.option("--dropped", is_flag=True, help="Show dropped records, with the reasons.")
-@click.option("--filter", "filter_name", metavar="NAME", help="Show only records that this filter dropped.")
-@click.option(
-    "--id",
-    "record_id",
-    metavar="ID",
-    help="Show one record, by its id or the beginning of it, with its parents, requests and answers.",
-)
-@FULL
-@AS_JSON
-def show_(
-    run: Run | Seeds,
-    count: int,
-    dropped: bool,
-    filter_name: str | None,
-    record_id: str | None,
-    full: bool,
-    as_json: bool,
-) -> None:
-    """Print records of RUN in a readable form; of a RUN with --seeds, the figures over seeds."""
-    from distillgen.runs.directory import final_records
-
-    if not isinstance(run, distillgen.Run):
-        if dropped or filter_name or record_id:
-            raise ConfigError(f"give the run of one seed to see its records, such as {run.place(0)}")
-        show.as_json(run.summary) if as_json else show_seeds.figures(run)
-        return
-    if record_id:
-        show_records.lineage(run, record_id, as_json)
-        return
-    drops = [*run.state["dropped"], *([GATHERED] if display.gathered(run.state["stages"]) else [])]
-    if filter_name and filter_name not in drops:
-        raise ConfigError(f"nothing was dropped by '{filter_name}'{did_you_mean(filter_name, drops)}")
-    records = final_records(run, dropped=dropped or bool(filter_name))
-    if filter_name:
-        records = (r for r in records if r.dropped and r.dropped.filter == filter_name)
-    shown_records = islice(records, count)
-    if as_json:
-        show.as_json([record.row() for record in shown_records])
-    else:
-        show_records.records(shown_records, full=full)

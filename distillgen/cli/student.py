@@ -21,7 +21,7 @@ from distillgen.cli.arguments import (
     model_argument,
     student_entry,
 )
-from distillgen.cli.run import Printing, carry_out, load_pipeline
+from distillgen.cli.carry_out import Printing, carry_out, load_pipeline
 from distillgen.errors import ConfigError
 from distillgen.state_files import load_state
 

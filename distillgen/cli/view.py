@@ -1,22 +1,84 @@
-"""The commands that look at runs on a page, and compare two of them."""
+"""The commands that look at runs: status, show, view and diff."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
 
 import distillgen
-from distillgen.cli import completion, show, show_diff
-from distillgen.cli.arguments import AS_JSON, WholeNumber, find_run, find_runs
-from distillgen.errors import ConfigError
+from distillgen.cli import completion, show, show_diff, show_records, show_seeds
+from distillgen.cli.arguments import AS_JSON, COUNT, FULL, RUNS, WholeNumber, find_run, find_runs
+from distillgen.errors import ConfigError, did_you_mean
+from distillgen.record import GATHERED
+from distillgen.text import display
 
 if TYPE_CHECKING:
     from distillgen.runs.directory import Run
     from distillgen.runs.seeds import Seeds
+
+
+@click.command()
+@RUNS
+@AS_JSON
+def status(run: Run | Seeds, as_json: bool) -> None:
+    """Show the progress of RUN, also while it runs in another terminal."""
+    if as_json:
+        show.as_json(run.state)
+    elif isinstance(run, distillgen.Run):
+        show.status(run)
+    else:
+        show_seeds.status(run)
+
+
+@click.command("show")
+@RUNS
+@COUNT
+@click.option("--dropped", is_flag=True, help="Show dropped records, with the reasons.")
+@click.option("--filter", "filter_name", metavar="NAME", help="Show only records that this filter dropped.")
+@click.option(
+    "--id",
+    "record_id",
+    metavar="ID",
+    help="Show one record, by its id or the beginning of it, with its parents, requests and answers.",
+)
+@FULL
+@AS_JSON
+def show_(
+    run: Run | Seeds,
+    count: int,
+    dropped: bool,
+    filter_name: str | None,
+    record_id: str | None,
+    full: bool,
+    as_json: bool,
+) -> None:
+    """Print records of RUN in a readable form; of a RUN with --seeds, the figures over seeds."""
+    from distillgen.runs.directory import final_records
+
+    if not isinstance(run, distillgen.Run):
+        if dropped or filter_name or record_id:
+            raise ConfigError(f"give the run of one seed to see its records, such as {run.place(0)}")
+        show.as_json(run.summary) if as_json else show_seeds.figures(run)
+        return
+    if record_id:
+        show_records.lineage(run, record_id, as_json)
+        return
+    drops = [*run.state["dropped"], *([GATHERED] if display.gathered(run.state["stages"]) else [])]
+    if filter_name and filter_name not in drops:
+        raise ConfigError(f"nothing was dropped by '{filter_name}'{did_you_mean(filter_name, drops)}")
+    records = final_records(run, dropped=dropped or bool(filter_name))
+    if filter_name:
+        records = (r for r in records if r.dropped and r.dropped.filter == filter_name)
+    shown_records = islice(records, count)
+    if as_json:
+        show.as_json([record.row() for record in shown_records])
+    else:
+        show_records.records(shown_records, full=full)
 
 
 def find_several(ctx: click.Context, param: click.Parameter, names: Sequence[str]) -> list[Run] | Seeds:
