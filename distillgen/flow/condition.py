@@ -15,7 +15,8 @@ from functools import partial
 
 from distillgen.errors import ConfigError, DistillgenError
 from distillgen.flow.measures import Measure
-from distillgen.flow.stage import NO, BoundStage, Chunk, Chunks, Estimate, Job, Text
+from distillgen.flow.record_template import NO, RecordTemplate
+from distillgen.flow.stage import BoundStage, Chunk, Chunks, Estimate, Job
 from distillgen.project import user_error
 from distillgen.record import MET, PASSED_BY, SCORES, Dropped, Record, Unrenderable, dumps
 from distillgen.text.display import clipped
@@ -26,7 +27,7 @@ _AROUND = Dropped("", "when", "")
 """Marks a record on its way around a stage, which leaves dropped records alone. No stage has the name ''."""
 
 
-class Condition(Text):
+class Condition(RecordTemplate):
     """A template that holds for a record, or does not. What a null decides does not hold."""
 
     negations = (*NO, "0.0")  # a score of zero

@@ -25,6 +25,7 @@ from pydantic_core import CoreSchema
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.measures import Measures
+from distillgen.inference.capabilities import PROVIDERS, TOKEN_BOUNDS
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
@@ -32,38 +33,14 @@ from distillgen.plugins import find, plugin_class
 from distillgen.project import Project
 from distillgen.prompting.filler import Parts
 from distillgen.prompting.media import NO_MEDIA, Media
-from distillgen.record import SCORES, TEST, Record, Unrenderable
+from distillgen.record import SCORES, TEST, Record
 from distillgen.rows.overlap import OverlapIndex
-from distillgen.text.template import compile_template
 
 Chunk: TypeAlias = list[Record]
 Chunks: TypeAlias = AsyncGenerator[Chunk, None]
 Scope: TypeAlias = Literal["row", "group", "set"]
 
 CHUNK = 256
-ABLE = {
-    "logprobs": "openai, gemini, embedded, vllm, transformers, or network with gives: classes",
-    "tools": "openai, anthropic, gemini, bedrock, embedded",
-    "embeddings": "openai, gemini, or network with gives: vectors or classes",
-    "grammar": "embedded, vllm, or openai with server: vllm or llamacpp",
-    "score": "vllm, transformers, or openai with server: vllm",
-    "picture_score": "vllm or transformers with a model that sees (a server scores a text after texts alone)",
-    "first_token": "vllm or transformers (a server does not score the first token of a text)",
-    "user_turn": "embedded, vllm, transformers, or openai with server: vllm or llamacpp (the user's turn is "
-    "opened by the chat template, which no other server applies)",
-    "constraints": "transformers, which sees the probabilities of all tokens, and with "
-    "`search: {setting: fine_tuned}`, or another finite `prune`, embedded; for other models, "
-    "`fallback: rejection` drops the answers that do not meet the constraints",
-    "pruned_constraints": "transformers or embedded; for other models, `fallback: rejection` drops the "
-    "answers that do not meet the constraints",
-    "images": "openai, anthropic, gemini, bedrock; embedded with mmproj; vllm or transformers with a model "
-    "that sees",
-    "audio": "openai, gemini",
-}
-"""Providers by capability, for the remedy in a message."""
-
-_BOUNDS = {"images": "image_tokens", "audio": "audio_tokens"}
-"""The option of a model with the most tokens of a picture or a sound, by the capability."""
 
 
 @dataclass(frozen=True)
@@ -162,10 +139,10 @@ class CheckContext:
                 remedy = (
                     f"models that can: {', '.join(others)}"
                     if others
-                    else f"providers that can: {ABLE[capability]}"
+                    else f"providers that can: {PROVIDERS[capability]}"
                 )
                 raise ConfigError(f"model '{model}' ({spec.provider}) cannot do {capability}; {remedy}")
-            bound = _BOUNDS.get(capability)
+            bound = TOKEN_BOUNDS.get(capability)
             if bound and spec.price and getattr(spec, bound) is None:
                 raise ConfigError(
                     f"model '{model}' has a price, and nothing bounds what {capability} cost; give it "
@@ -175,7 +152,7 @@ class CheckContext:
             raise ConfigError(f"model '{model}' ({spec.provider}) {refusal}")
         return spec
 
-    def answers(self, model: str, templates: Sequence[str]) -> None:
+    def able_to_answer(self, model: str, templates: Sequence[str]) -> None:
         """Raise ConfigError if a model cannot answer prompts whose turns have these templates."""
         spec = self.able(model)
         if refusal := spec.refusal(templates):
@@ -527,45 +504,6 @@ class BoundStage:
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Run the stage on a stream of chunks."""
         return self.stage.run(chunks, job)
-
-
-NO = ("", "false", "no", "0", "null")
-
-
-class Text:
-    """A template in a pipeline. Raises ConfigError for a mistake in it."""
-
-    negations: ClassVar[tuple[str, ...]] = NO
-    """The texts, in lower case, for which the template does not hold."""
-
-    def __init__(self, source: str) -> None:
-        self._template = compile_template(source, "template")
-        self.used, self.scores = self._template.used, self._template.scores
-
-    def check(self, context: CheckContext, subject: str) -> None:
-        """Raise ConfigError if a field that the template needs is missing."""
-        for name in sorted(self._template.needed - {SCORES}):
-            context.need(name, subject)
-        context.need_scores(self.scores, subject)
-
-    def render(self, record: Record) -> str:
-        """Return the text of a record. Raise Unrenderable."""
-        return self._template.render(record.variables(self.used))
-
-    def say(self, record: Record) -> str:
-        """Return the text of a record. Raise Unrenderable, also if the text is empty."""
-        text = self.render(record)
-        if nothing := self._template.empty(record.fields) or ("" if text.strip() else "the text is empty"):
-            raise Unrenderable(nothing)
-        return text
-
-    def holds(self, record: Record) -> bool:
-        """Return whether the text is neither empty nor false, no, 0 or null. Raise Unrenderable."""
-        return self.render(record).strip().lower() not in self.negations
-
-    def size(self, record: Record) -> int:
-        """Return the bytes of the text, and 16 for the chat template."""
-        return len(self.render(record).encode("utf-8", "replace")) + 16
 
 
 def flat(stages: Iterable[BoundStage]) -> Iterator[BoundStage]:

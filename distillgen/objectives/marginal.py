@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from distillgen.flow.stage import CheckContext, Text
+from distillgen.flow.record_template import RecordTemplate
+from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Signal
 from distillgen.record import FieldName, Record, Unrenderable, text_of
 from distillgen.training.inputs import Api, Prepared, TrainingInputs
@@ -57,7 +58,7 @@ class Marginal(Objective):
         context.need(self.demonstrations, "'demonstrations'")
         context.need(self.completion, "'completion'")
         of_prompt = replace(context, fields=context.fields | {DEMONSTRATION})
-        Text(self.template).check(of_prompt, "'template'")
+        RecordTemplate(self.template).check(of_prompt, "'template'")
 
     def answers(self) -> tuple[str, ...]:
         """Return the completion's column."""
@@ -75,7 +76,7 @@ class Marginal(Objective):
             raise Unusable(f"'{self.demonstrations}' holds no demonstrations")
         if not isinstance(completion, str | int | float) or not text_of(completion).strip():
             raise Unusable(f"'{self.completion}' holds no text")
-        template = Text(self.template)
+        template = RecordTemplate(self.template)
         try:
             prompts = [
                 template.say(replace(record, fields={**record.fields, DEMONSTRATION: element}))

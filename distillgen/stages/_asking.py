@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from distillgen.algorithms.clauses import clauses_of
 from distillgen.flow.asking import Answers, Question, certainty, likelihood
-from distillgen.flow.stage import Chunk, Text
+from distillgen.flow.record_template import RecordTemplate
+from distillgen.flow.stage import Chunk
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.teacher import Teacher
 from distillgen.privacy import name_of
@@ -45,7 +46,7 @@ class Asking:
     teachers: Mapping[str, Teacher]
     """The models that can answer, by name, in the order of their answers."""
     seed: int
-    pick: Text | None = None
+    pick: RecordTemplate | None = None
     """The template that gives the name of the model that answers."""
     constraints: Constraints | None = None
     drawn: array[int] = field(default_factory=lambda: array("q"))

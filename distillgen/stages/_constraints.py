@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from distillgen.errors import ConfigError
-from distillgen.flow.stage import CheckContext, Text
+from distillgen.flow.record_template import RecordTemplate
+from distillgen.flow.stage import CheckContext
 from distillgen.inference.constraints import ClauseOptions, SearchOptions
 from distillgen.project import Project, read_text
 from distillgen.record import Record
@@ -21,7 +22,7 @@ SEARCH, REJECTION = "neurologic", "rejection"
 class Constraints:
     """The clauses of a stage, and the settings of the search for answers that meet them."""
 
-    clauses: Sequence[tuple[ClauseOptions, Sequence[Text | str]]]
+    clauses: Sequence[tuple[ClauseOptions, Sequence[RecordTemplate | str]]]
     ordered: bool
     search: Mapping[str, Any]
 
@@ -35,8 +36,8 @@ class Constraints:
         cls, clauses: Sequence[ClauseOptions], ordered: bool, search: SearchOptions | None, project: Project
     ) -> Constraints:
         """Return the constraints with the lines of their files. Raise ConfigError."""
-        phrases: list[Sequence[Text | str]] = [
-            _lines(clause.any, project) if isinstance(clause.any, str) else [*map(Text, clause.any)]
+        phrases: list[Sequence[RecordTemplate | str]] = [
+            _lines(clause.any, project) if isinstance(clause.any, str) else [*map(RecordTemplate, clause.any)]
             for clause in clauses
         ]
         settings = (search or SearchOptions()).model_dump(exclude={"setting"})
@@ -46,7 +47,7 @@ class Constraints:
         """Raise ConfigError if a field of a phrase is missing."""
         for number, (_, phrases) in enumerate(self.clauses):
             for phrase in phrases:
-                if isinstance(phrase, Text):
+                if isinstance(phrase, RecordTemplate):
                     phrase.check(context, f"clause {number + 1} of 'constraints'")
 
     def of(self, record: Record) -> dict[str, Any]:

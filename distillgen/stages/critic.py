@@ -35,7 +35,8 @@ from distillgen.algorithms.calibration import (
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.extras import need
 from distillgen.flow.ordered import in_order
-from distillgen.flow.stage import CHUNK, CheckContext, Chunk, Chunks, Job, Stage, Text
+from distillgen.flow.record_template import RecordTemplate
+from distillgen.flow.stage import CHUNK, CheckContext, Chunk, Chunks, Job, Stage
 from distillgen.inference.outcome import Outcome
 from distillgen.local_models.critic_model import (
     Classifier,
@@ -173,7 +174,7 @@ class Critic(Stage):
         for name in self.fields or ():
             context.need(name, "'fields'")
         if self.template is not None:
-            text = Text(self.template)
+            text = RecordTemplate(self.template)
             if SCORES in text.used and SCORES not in context.fields:
                 raise ConfigError("'template' reads scores, which the labelled rows do not have")
             text.check(replace(context, fields=context.fields | set(self.vary)), "'template'")
@@ -240,7 +241,7 @@ class Critic(Stage):
         names = (
             self.fields
             if self.fields is not None
-            else [name for name in Text(self.template or "").used if name in row]
+            else [name for name in RecordTemplate(self.template or "").used if name in row]
         )
         item_fields = {name: row[name] for name in names}
         item = item_of(item_fields)
@@ -254,7 +255,7 @@ class Critic(Stage):
 
     def _reader(self) -> Callable[[Mapping[str, Any]], Renderings]:
         """Return a function that renders a row once for each pass. It raises Unrenderable."""
-        text = None if self.template is None else Text(self.template)
+        text = None if self.template is None else RecordTemplate(self.template)
 
         def joined(fields: Mapping[str, Any]) -> Renderings:
             if missing := [name for name in self.fields or () if name not in fields]:

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from distillgen.flow.asking import Answers, Question, answer_of, ask_each
 from distillgen.flow.bounds import Ask, bounds
-from distillgen.flow.stage import CheckContext, Chunk, Chunks, Estimate, Job, Stage, Text
+from distillgen.flow.record_template import RecordTemplate
+from distillgen.flow.stage import CheckContext, Chunk, Chunks, Estimate, Job, Stage
 from distillgen.inference.request import Request
 from distillgen.project import Project
 from distillgen.record import Record
@@ -40,12 +41,12 @@ class Embed(Stage):
     def check(self, context: CheckContext) -> frozenset[str]:
         """Raise ConfigError if the model cannot do it, or a field is missing."""
         context.able(self.model, "embeddings")
-        Text(self.template).check(context, "'template'")
+        RecordTemplate(self.template).check(context, "'template'")
         return context.fields
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """Return bounds: one request a row, which writes nothing."""
-        text = Text(self.template)
+        text = RecordTemplate(self.template)
         return bounds(
             before,
             samples,
@@ -55,7 +56,7 @@ class Embed(Stage):
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record."""
-        teacher, text = job.services.teachers[self.model], Text(self.template)
+        teacher, text = job.services.teachers[self.model], RecordTemplate(self.template)
 
         def questions(record: Record) -> list[Question]:
             return [(teacher, Request(teacher.model, embed=text.say(record)), 1, None)]

@@ -18,18 +18,8 @@ from distillgen.flow.mark import marked, marks
 from distillgen.flow.measures import measures_of
 from distillgen.flow.measuring import Judge, checked_numbers, label_of, measured, whole_groups
 from distillgen.flow.ordered import in_order, splice
-from distillgen.flow.stage import (
-    CHUNK,
-    BoundStage,
-    CheckContext,
-    Chunk,
-    Chunks,
-    Estimate,
-    Job,
-    Scope,
-    Stage,
-    Text,
-)
+from distillgen.flow.record_template import RecordTemplate
+from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Scope, Stage
 from distillgen.flow.whole_set import in_blocks, number_of
 from distillgen.inference.outcome import Outcome
 from distillgen.prompting.media import NO_MEDIA, Media
@@ -73,7 +63,7 @@ class FilterStage(Stage):
                 context.need(name, f"filter '{label}' ({option})")
             so_far = replace(context, scores=scores)
             for option, source in loaded.names(TemplateText):
-                Text(source).check(so_far, f"filter '{label}' ({option})")
+                RecordTemplate(source).check(so_far, f"filter '{label}' ({option})")
             for option, name in loaded.names(NumberName):
                 so_far.need_number(name, f"filter '{label}' ({option})")
             scores |= {label, f"{label}."}

@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError
 from distillgen.flow.bounds import full_record
-from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Stage, Text
+from distillgen.flow.record_template import RecordTemplate
+from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Stage
 from distillgen.project import Project
 from distillgen.prompting.prompt import Pick, Prompt, drawn
 from distillgen.record import META, SCORES, Record, Unrenderable, digest, dumps
@@ -95,13 +96,13 @@ class Format(Stage):
             else {}
         )
 
-    def texts(self) -> list[tuple[str, Text]]:
+    def texts(self) -> list[tuple[str, RecordTemplate]]:
         """Return the templates by field or role: first those in `fields`, then the chat turns."""
         turns = [pair for turn in chain.from_iterable(self.dialogues.values()) for pair in turn.items()]
         templates = []
         for name, source in (*self.fields.items(), *turns):
             try:
-                templates.append((name, Text(source)))
+                templates.append((name, RecordTemplate(source)))
             except ConfigError as error:
                 raise ConfigError(
                     f"the template of '{name}': {error.message.removeprefix('template: ')}"
@@ -147,7 +148,7 @@ class Format(Stage):
         shaper = self.shaper(context.fields) if self.shape else None
         for part, source in shaper.sources.items() if shaper and shaper.reads else ():
             if "{" in source:
-                Text(source).check(context, f"the template of '{part}'")
+                RecordTemplate(source).check(context, f"the template of '{part}'")
         names |= set(shaper.columns) if shaper else set()
         if META in names:
             raise ConfigError(f"the field '{META}' is distillgen's own")
@@ -171,7 +172,7 @@ class BoundFormat(BoundStage):
     """The stage with its templates."""
 
     stage: Format
-    texts: Sequence[tuple[str, Text]] = field(kw_only=True)
+    texts: Sequence[tuple[str, RecordTemplate]] = field(kw_only=True)
     prompt: Prompt | None = field(kw_only=True)
     outputs: frozenset[str] = field(kw_only=True)
     """The fields that it makes."""

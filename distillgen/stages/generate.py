@@ -15,7 +15,8 @@ from distillgen.flow.asking import ask_ahead, ask_each
 from distillgen.flow.bounds import Ask, bounds, size_of
 from distillgen.flow.mark import marked, marks
 from distillgen.flow.measures import Measure
-from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Text
+from distillgen.flow.record_template import RecordTemplate
+from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Chunks, Estimate, Job
 from distillgen.inference.parts import KINDS, parts_in
 from distillgen.inference.sampling import Sampling
 from distillgen.project import Project
@@ -78,10 +79,10 @@ class Generate(GenerateOptions):
             needed = [*(name for name, value in needs.items() if value is not None), *opens]
             needed += self._media(prompt, context)
             context.able(model, *needed, sampling=sampling)
-            context.answers(model, [*prompt.sources, *([""] if self.dialogue is not None else [])])
+            context.able_to_answer(model, [*prompt.sources, *([""] if self.dialogue is not None else [])])
         if constraints:
             constraints.check(context)
-        pick = Text(self.pick) if isinstance(self.pick, str) else None
+        pick = RecordTemplate(self.pick) if isinstance(self.pick, str) else None
         if pick and not pick.used:
             raise ConfigError("'pick' names the same model for every record; write a field: {{ field }}")
         if pick:
@@ -195,7 +196,7 @@ class BoundGenerate(BoundStage):
     prompt: Prompt = field(kw_only=True)
     samplings: Mapping[str, Mapping[str, Any]] = field(kw_only=True)
     """The sampling options of each model."""
-    pick: Text | None = field(kw_only=True)
+    pick: RecordTemplate | None = field(kw_only=True)
     constraints: Constraints | None = field(kw_only=True)
     """The template that names the model that answers."""
     output_fields: frozenset[str] = field(kw_only=True)

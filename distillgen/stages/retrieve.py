@@ -16,7 +16,8 @@ from distillgen.errors import ConfigError
 from distillgen.extras import need
 from distillgen.flow.bounds import most_parts
 from distillgen.flow.in_thread import in_thread
-from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Scope, Stage, Text
+from distillgen.flow.record_template import RecordTemplate
+from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Scope, Stage
 from distillgen.flow.whole_set import Spool, embedded
 from distillgen.local_models.embedder import check as check_embedder
 from distillgen.project import Project
@@ -172,7 +173,7 @@ class Retrieve(Stage, NamedFiles):
             if value_field:
                 context.need(value_field, f"'{option}'")
                 entry_context.need(value_field, f"'{option}'{place}")
-        condition = Text(self.entries) if self.entries is not None else None
+        condition = RecordTemplate(self.entries) if self.entries is not None else None
         if condition:
             condition.check(entry_context, f"'entries'{place}")
         if self.path:
@@ -233,7 +234,7 @@ class BoundRetrieve(BoundStage):
     """The stage with the condition of its entries."""
 
     stage: Retrieve
-    condition: Text | None = field(kw_only=True)
+    condition: RecordTemplate | None = field(kw_only=True)
     longest: int = field(kw_only=True)
     """The bytes of the longest row of a file; 0 for other memories."""
     of_entries: Parts = field(kw_only=True)

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from distillgen.flow.asking import Answers, Question, answer_of, ask_each, likelihood
 from distillgen.flow.bounds import Ask, bounds
-from distillgen.flow.stage import CheckContext, Chunk, Chunks, Estimate, Job, Stage, Text
+from distillgen.flow.record_template import RecordTemplate
+from distillgen.flow.stage import CheckContext, Chunk, Chunks, Estimate, Job, Stage
 from distillgen.inference.logprobs import MOST_ALTERNATIVES
 from distillgen.inference.request import Request
 from distillgen.project import Project
@@ -73,7 +74,7 @@ class Score(Stage):
         for name in self.images or ():
             context.need(name, "'images'")
         for name in ("context", "target"):
-            Text(getattr(self, name)).check(context, f"'{name}'")
+            RecordTemplate(getattr(self, name)).check(context, f"'{name}'")
         return context.fields
 
     def records_logprobs(self) -> bool:
@@ -82,7 +83,7 @@ class Score(Stage):
 
     def estimate(self, before: Estimate, samples: Sequence[Record], context: CheckContext) -> Estimate:
         """Return bounds: one request a row, which reads both texts and writes one token."""
-        both, media = Text(self.context + self.target), self.media
+        both, media = RecordTemplate(self.context + self.target), self.media
 
         def asks(record: Record) -> list[Ask]:
             parts = media.parts(record.fields)
@@ -92,7 +93,8 @@ class Score(Stage):
 
     def run(self, chunks: Chunks, job: Job) -> Chunks:
         """Ask about every live record."""
-        teacher, context, target = job.services.teachers[self.model], Text(self.context), Text(self.target)
+        teacher = job.services.teachers[self.model]
+        context, target = RecordTemplate(self.context), RecordTemplate(self.target)
         media = self.media
 
         def questions(record: Record) -> list[Question]:

@@ -16,7 +16,8 @@ import orjson
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.measures import measures_of
-from distillgen.flow.stage import CheckContext, Chunks, Job, RunContext, Text
+from distillgen.flow.record_template import RecordTemplate
+from distillgen.flow.stage import CheckContext, Chunks, Job, RunContext
 from distillgen.flow.whole_set import Spool
 from distillgen.inference.spec import Spec
 from distillgen.networks.spec import NetworkSpec
@@ -108,7 +109,7 @@ class Train(TrainOptions):
     def _checked_arm(self, context: CheckContext, learning: Objective) -> Arm:
         """Return what chooses the rows. Raise ConfigError if no record is chosen, or a field is missing."""
         if self.where is not None:
-            Text(self.where).check(context, "'where'")
+            RecordTemplate(self.where).check(context, "'where'")
         arm = self.arm(learning)
         arm.check(context)
         for name, value in arm.only.items():

@@ -17,7 +17,8 @@ import orjson
 from distillgen.algorithms.random_order import cyclic_permutation, ordered_sample
 from distillgen.errors import ConfigError
 from distillgen.flow.condition import former_of
-from distillgen.flow.stage import BoundStage, CheckContext, Chunk, Text, flat
+from distillgen.flow.record_template import RecordTemplate
+from distillgen.flow.stage import BoundStage, CheckContext, Chunk, flat
 from distillgen.flow.whole_set import LinesOnDisk, Spool
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.logprobs import Signal, unpack
@@ -161,7 +162,7 @@ class Arm:
         counted.
         """
         learning = self.learning
-        condition = Text(self.where) if self.where is not None else None
+        condition = RecordTemplate(self.where) if self.where is not None else None
 
         def taught(chunk: Chunk) -> Iterator[tuple[Record, Row | Unusable]]:
             recorded = _signals(chunk, ledger) if learning.signals else [{} for _ in chunk]

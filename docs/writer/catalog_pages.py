@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from distillgen.flow.stage import ABLE, Stage, stage_class
+from distillgen.flow.stage import Stage, stage_class
+from distillgen.inference.capabilities import PROVIDERS
 from distillgen.inference.sampling import Sampling
 from distillgen.inference.spec import Spec
 from distillgen.networks.spec import Head, Reading
@@ -93,7 +94,7 @@ def models() -> Iterator[str]:
         "Every model answers. Some stages and options need more, and `check` says so before anything "
         "is asked:"
     )
-    yield "\n".join(f"- `{capability}`: {providers}" for capability, providers in ABLE.items())
+    yield "\n".join(f"- `{capability}`: {providers}" for capability, providers in PROVIDERS.items())
     yield "## Options of every provider"
     yield "Besides these, every provider takes the [sampling options](stages.md#sampling-options)."
     yield option_list(without(catalog.options(Spec), Sampling))

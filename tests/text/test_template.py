@@ -302,11 +302,11 @@ def test_examples_are_shown_at_check(tmp_path):
 
 
 def test_what_is_said_to_a_model_is_not_empty():
-    from distillgen.flow.stage import Text
+    from distillgen.flow.record_template import RecordTemplate
 
     assert (
-        Text("{{ q }}!").say(Record("", {"q": "a"})) == "a!"
-        and Text("{{ q }}").render(Record("", {"q": " "})) == " "
+        RecordTemplate("{{ q }}!").say(Record("", {"q": "a"})) == "a!"
+        and RecordTemplate("{{ q }}").render(Record("", {"q": " "})) == " "
     )
     for template, row in (
         ("{{ q }}", {"q": " "}),
@@ -314,4 +314,4 @@ def test_what_is_said_to_a_model_is_not_empty():
         ("{% if q %}{{ q }}{% endif %}", {"q": ""}),
     ):
         with pytest.raises(Unrenderable, match="'q' is empty|the text is empty"):
-            Text(template).say(Record("", row))
+            RecordTemplate(template).say(Record("", row))
