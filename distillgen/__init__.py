@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from distillgen.inference.spec import Spec as Spec
     from distillgen.inference.teacher import Teacher as Teacher
     from distillgen.networks.body import Body as Body
+    from distillgen.option_types import FieldName as FieldName
+    from distillgen.option_types import FileName as FileName
+    from distillgen.option_types import ModelName as ModelName
+    from distillgen.option_types import NumberName as NumberName
+    from distillgen.option_types import PromptName as PromptName
+    from distillgen.option_types import ScriptName as ScriptName
+    from distillgen.option_types import TemplateText as TemplateText
     from distillgen.pipeline.load import Pipeline as Pipeline
     from distillgen.pipeline.load import load as load
     from distillgen.project import Project as Project
     from distillgen.prompting.media import Media as Media
     from distillgen.prompting.prompt import Prompt as Prompt
-    from distillgen.record import FieldName as FieldName
-    from distillgen.record import FileName as FileName
-    from distillgen.record import ModelName as ModelName
-    from distillgen.record import NumberName as NumberName
-    from distillgen.record import PromptName as PromptName
     from distillgen.record import Record as Record
-    from distillgen.record import ScriptName as ScriptName
-    from distillgen.record import TemplateText as TemplateText
     from distillgen.runs.directory import Run as Run
     from distillgen.runs.from_python import run as run
     from distillgen.runs.progress import Progress as Progress
@@ -56,32 +56,32 @@ _HOMES = {
     "DistillgenError": "errors",
     "Endpoint": "inference.endpoint",
     "Estimate": "flow.stage",
-    "FieldName": "record",
-    "FileName": "record",
+    "FieldName": "option_types",
+    "FileName": "option_types",
     "Filter": "flow.filter",
     "Job": "flow.stage",
     "Loss": "training.part",
     "Media": "prompting.media",
-    "ModelName": "record",
-    "NumberName": "record",
+    "ModelName": "option_types",
+    "NumberName": "option_types",
     "Objective": "training.objective",
     "Outcome": "inference.outcome",
     "Pipeline": "pipeline.load",
     "Progress": "runs.progress",
     "Project": "project",
     "Prompt": "prompting.prompt",
-    "PromptName": "record",
+    "PromptName": "option_types",
     "Record": "record",
     "Rejected": "inference.faults",
     "Request": "inference.request",
     "Retryable": "inference.faults",
     "Run": "runs.directory",
-    "ScriptName": "record",
+    "ScriptName": "option_types",
     "Seeds": "runs.seeds",
     "Spec": "inference.spec",
     "Stage": "flow.stage",
     "Teacher": "inference.teacher",
-    "TemplateText": "record",
+    "TemplateText": "option_types",
     "Unusable": "training.rows",
     "Weight": "training.part",
     "in_order": "flow.ordered",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from distillgen.record import FieldName
+from distillgen.option_types import FieldName
 from distillgen.training.part import Weight
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from distillgen.algorithms.arithmetic import Arithmetic
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.stage import CheckContext
 from distillgen.networks.spec import NetworkSpec
+from distillgen.option_types import FieldName
 from distillgen.plugins import find
 from distillgen.project import Project
-from distillgen.record import SPLIT, FieldName
+from distillgen.record import SPLIT
 from distillgen.training import students
 from distillgen.training.blend import Blend
 from distillgen.training.dialogue import Dialogue

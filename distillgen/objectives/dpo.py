@@ -11,7 +11,8 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.stage import CheckContext
 from distillgen.flow.whole_set import number_of
 from distillgen.inference.logprobs import Signal
-from distillgen.record import FieldName, Record
+from distillgen.option_types import FieldName
+from distillgen.record import Record
 from distillgen.training.chat_template import Turns
 from distillgen.training.dialogue import CHAT, api_of, lengths, turns_of
 from distillgen.training.inputs import Api, Prepared, TrainingInputs

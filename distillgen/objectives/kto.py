@@ -9,7 +9,8 @@ from pydantic import Field
 
 from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Signal
-from distillgen.record import FieldName, Record
+from distillgen.option_types import FieldName
+from distillgen.record import Record
 from distillgen.training.dialogue import Dialogue, lengths
 from distillgen.training.inputs import Prepared, TrainingInputs
 from distillgen.training.rows import Row, Unusable, fit

@@ -15,7 +15,8 @@ from pydantic import Field
 from distillgen.flow.record_template import RecordTemplate
 from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Signal
-from distillgen.record import FieldName, Record, Unrenderable, text_of
+from distillgen.option_types import FieldName
+from distillgen.record import Record, Unrenderable, text_of
 from distillgen.training.inputs import Api, Prepared, TrainingInputs
 from distillgen.training.objective import Objective
 from distillgen.training.part import Loss

@@ -10,7 +10,8 @@ from pydantic import Field, field_validator
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Signal
-from distillgen.record import FieldName, Record
+from distillgen.option_types import FieldName
+from distillgen.record import Record
 from distillgen.training import students
 from distillgen.training.inputs import Api, Prepared, TrainingInputs
 from distillgen.training.objective import Gives, Objective

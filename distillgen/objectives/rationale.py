@@ -9,7 +9,8 @@ from pydantic import Field
 
 from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Signal
-from distillgen.record import FieldName, Record, text_of
+from distillgen.option_types import FieldName
+from distillgen.record import Record, text_of
 from distillgen.training.chat_template import Turns
 from distillgen.training.dialogue import CHAT
 from distillgen.training.inputs import Prepared, TrainingInputs

@@ -13,7 +13,8 @@ from distillgen.flow.stage import CheckContext
 from distillgen.inference.logprobs import Signal
 from distillgen.inference.model_class import model_class, sees
 from distillgen.inference.opening import text_start
-from distillgen.record import FieldName, Record
+from distillgen.option_types import FieldName
+from distillgen.record import Record
 from distillgen.training.chat_template import Turns, marks_answers, rendered
 from distillgen.training.dialogue import CHAT, Dialogue, lengths, turns_of
 from distillgen.training.inputs import Api, Prepared, TrainingInputs

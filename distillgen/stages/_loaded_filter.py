@@ -13,9 +13,9 @@ from uuid import uuid4
 from distillgen.errors import ConfigError, DistillgenError
 from distillgen.flow.filter import Entry, Filter, factory_of, option_types, options_of
 from distillgen.located_yaml import Places, validate
+from distillgen.option_types import FileName, ModelName, PromptName, ScriptName
 from distillgen.plugins import Plugin, filter_factory, find
 from distillgen.project import Project, code_sha256, imported, user_error
-from distillgen.record import FileName, ModelName, PromptName, ScriptName
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.measures import Measure
 from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Stage
 from distillgen.flow.whole_set import Spool
+from distillgen.option_types import ScriptName
 from distillgen.privacy import public
 from distillgen.project import Project
 from distillgen.prompting.filler import Parts, parts_of
-from distillgen.record import META, SPLIT, Record, ScriptName, digest, dumps
+from distillgen.record import META, SPLIT, Record, digest, dumps
 from distillgen.rows.media import UNUSABLE, FileFault
 from distillgen.rows.named_files import NAMED_FILES, NamedFiles
 from distillgen.rows.overlap import OverlapIndex

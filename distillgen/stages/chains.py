@@ -15,7 +15,8 @@ from distillgen.flow.in_thread import in_thread
 from distillgen.flow.ordered import splice
 from distillgen.flow.stage import CheckContext, Chunk, Chunks, Estimate, Job, Stage
 from distillgen.flow.whole_set import Spool
-from distillgen.record import META, SPLIT, TEST, TRAIN, Record, TemplateText, Unrenderable, digest, text_of
+from distillgen.option_types import TemplateText
+from distillgen.record import META, SPLIT, TEST, TRAIN, Record, Unrenderable, digest, text_of
 
 Level: TypeAlias = Literal["instruction", "context", "agreement"]
 

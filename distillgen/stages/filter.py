@@ -22,8 +22,9 @@ from distillgen.flow.record_template import RecordTemplate
 from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunk, Chunks, Estimate, Job, Scope, Stage
 from distillgen.flow.whole_set import in_blocks, number_of
 from distillgen.inference.outcome import Outcome
+from distillgen.option_types import FieldName, NumberName, TemplateText
 from distillgen.prompting.media import NO_MEDIA, Media
-from distillgen.record import FieldName, NumberName, Record, TemplateText
+from distillgen.record import Record
 from distillgen.stages._loaded_filter import LoadedFilter
 from distillgen.stages._model_judge import ModelJudge, with_model_options
 

@@ -13,21 +13,10 @@ from pydantic import Field, model_validator
 
 from distillgen.errors import ConfigError, did_you_mean
 from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job, Stage
+from distillgen.option_types import FileName, ScriptName
 from distillgen.privacy import public
 from distillgen.project import Project
-from distillgen.record import (
-    META,
-    SPLIT,
-    TEST,
-    TRAIN,
-    VALIDATION,
-    FileName,
-    Record,
-    ScriptName,
-    digest,
-    item_of,
-    text_of,
-)
+from distillgen.record import META, SPLIT, TEST, TRAIN, VALIDATION, Record, digest, item_of, text_of
 from distillgen.rows.cut import Cut, Cutter
 from distillgen.rows.documents import Convert, Unconverted
 from distillgen.rows.edges import Edges

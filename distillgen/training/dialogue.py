@@ -10,7 +10,8 @@ from pydantic import Field
 
 from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
-from distillgen.record import FieldName, Record, Unrenderable, loads
+from distillgen.option_types import FieldName
+from distillgen.record import Record, Unrenderable, loads
 from distillgen.rows.tool_turns import tools_text, trained_turns
 from distillgen.training.chat_template import Turns
 from distillgen.training.inputs import Api

@@ -12,7 +12,8 @@ from distillgen.errors import ConfigError
 from distillgen.flow.stage import CheckContext
 from distillgen.flow.whole_set import number_of
 from distillgen.inference.logprobs import Signal
-from distillgen.record import FieldName, Record, text_of
+from distillgen.option_types import FieldName
+from distillgen.record import Record, text_of
 from distillgen.training.objective import Objective
 from distillgen.training.rows import Assessment, Row, RowSelection, Unusable, cut
 
