@@ -152,7 +152,7 @@ class CheckContext:
             raise ConfigError(f"model '{model}' ({spec.provider}) {refusal}")
         return spec
 
-    def able_to_answer(self, model: str, templates: Sequence[str]) -> None:
+    def answers(self, model: str, templates: Sequence[str]) -> None:
         """Raise ConfigError if a model cannot answer prompts whose turns have these templates."""
         spec = self.able(model)
         if refusal := spec.refusal(templates):

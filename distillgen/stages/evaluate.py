@@ -133,7 +133,7 @@ class Evaluate(EvaluateOptions):
                     "'options', the field with the options of a question"
                 )
             context.able(name, *needs, sampling=sampling)
-            context.able_to_answer(name, prompt.sources)
+            context.answers(name, prompt.sources)
 
     def _check_fields(self, items: CheckContext, prompt: Prompt) -> None:
         """Raise ConfigError if an item lacks a field or a score that an option names."""

@@ -79,7 +79,7 @@ class Generate(GenerateOptions):
             needed = [*(name for name, value in needs.items() if value is not None), *opens]
             needed += self._media(prompt, context)
             context.able(model, *needed, sampling=sampling)
-            context.able_to_answer(model, [*prompt.sources, *([""] if self.dialogue is not None else [])])
+            context.answers(model, [*prompt.sources, *([""] if self.dialogue is not None else [])])
         if constraints:
             constraints.check(context)
         pick = RecordTemplate(self.pick) if isinstance(self.pick, str) else None
