@@ -61,31 +61,15 @@ class Lesson:
 
 def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
     """Return the loop of a network."""
-    project = inputs.project
-    student = _first_network(inputs)
-    live, heads = _live(lesson, inputs)
-    rows = _loaded(inputs.rows, project, _read_as_files(lesson, inputs, [*live.values(), student]))
-    rows = rows.select(_of_one_shape(rows.parts[TRAIN][0]))
+    student, (live, heads) = _first_network(inputs), _live(lesson, inputs)
     needy = [*lesson.losses, *lesson.weights.values(), *([lesson.draw] if lesson.draw else [])]
     over_graph = _reads_graph(lesson, inputs, student)
-    if over_graph or any(part.edges for part in needy):
-        rows = rows.select(_of_nodes())
-    if GROUP in rows.parts[TRAIN].column_names:
-        rows = rows.select(_of_large_group(rows.parts[TRAIN], inputs.arguments))
+    of_nodes = over_graph or any(part.edges for part in needy)
+    rows = _of_one_form(lesson, inputs, [*live.values(), student], of_nodes=of_nodes)
     shared = None if student else _shared(inputs)
     trained = student or shared
     classes = trained.classes if trained else _classes(rows.parts, lesson, live)
-    shapes = _shapes(rows.parts[TRAIN][0])
-    set_seed(inputs.arguments["seed"])  # arms of one seed begin with the same weights
-    if student is None:
-        spec = NetworkSpec.of(inputs.network or {}, project)
-        classifier = next(iter(shared.heads.values())) if shared else None
-        student = _network(spec, lesson.inputs or (), shapes, classes, inputs, classifier)
-    networks = {STUDENT: student}
-    for name, source in lesson.teachers.items():
-        if source.peer is not None:
-            peer = NetworkSpec.of(source.peer, project)
-            networks[name] = _network(peer, source.inputs or (), shapes, classes, inputs)
+    networks = _learning(lesson, inputs, student, shared, _shapes(rows.parts[TRAIN][0]), classes)
     for network in (*networks.values(), *live.values()):
         if network.reads == "files":
             rows = rows.select(_readable(network))
@@ -99,15 +83,14 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
             network.standardise(batch)
     recorded = recorded_teachers(columns[TRAIN], lesson.recorded())
     exchanged = lesson.exchanged() if inputs.shuffled else []
-    teachers = Teachers(live, dict(recorded), heads, exchanged)
     validation = columns.get(VALIDATION)
-    if (student.undecided or any(part.validation for part in needy)) and validation is None:
+    if (networks[STUDENT].undecided or any(part.validation for part in needy)) and validation is None:
         raise ConfigError("no validation record is left to learn a weight, or a reading, from")
     learner = Learner(
         networks,
         lesson.losses,
         lesson.weights,
-        teachers,
+        Teachers(live, dict(recorded), heads, exchanged),
         validation=validation,
         graph=_graph(rows.parts, classes) if over_graph else None,
         seed=inputs.arguments["seed"],
@@ -118,17 +101,9 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
         blend=lesson.blend,
     )
     learner.fit(batch)
-    size = inputs.arguments["per_device_train_batch_size"]
-    arguments = {**inputs.arguments, "bf16": False, "max_grad_norm": 0.0}
-    arguments["ddp_find_unused_parameters"] = True  # a head may take part in some steps only
-    for split_name, name in (("train", TRAIN), ("eval", HELD_OUT)):
-        if size == "all" and name in columns:
-            arguments[f"per_device_{split_name}_batch_size"] = len(columns[name])
-        elif size == "all":
-            arguments[f"per_device_{split_name}_batch_size"] = 1
     loop = Loop(
         learner,
-        TrainingArguments(**arguments, remove_unused_columns=False),
+        _arguments(inputs, columns),
         train_dataset=columns[TRAIN],
         # a part of a graph without the rest is another graph, whose loss says nothing
         eval_dataset=None if over_graph else columns.get(HELD_OUT),
@@ -136,6 +111,54 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
     )
     unknown = columns[TRAIN].unknown
     return Prepared(loop, {**rows.counts, **({UNKNOWN: unknown} if unknown else {})})
+
+
+def _of_one_form(
+    lesson: Lesson, inputs: TrainingInputs, networks: Sequence[Network | None], *, of_nodes: bool
+) -> RowSelection:
+    """Return the rows with the numbers of their files, and without those that do not fit the others: of
+    another shape than the first; with `of_nodes`, that are no node; and of a group that fills no batch.
+    """
+    rows = _loaded(inputs.rows, inputs.project, _read_as_files(lesson, inputs, networks))
+    rows = rows.select(_of_one_shape(rows.parts[TRAIN][0]))
+    if of_nodes:
+        rows = rows.select(_of_nodes())
+    if GROUP in rows.parts[TRAIN].column_names:
+        rows = rows.select(_of_large_group(rows.parts[TRAIN], inputs.arguments))
+    return rows
+
+
+def _learning(
+    lesson: Lesson,
+    inputs: TrainingInputs,
+    student: Network | None,
+    shared: Network | None,
+    shapes: Mapping[str, Shape | None],
+    classes: Sequence[str],
+) -> dict[str, Network]:
+    """Return the networks that learn: the student, a new one where it is None, and its peers, by name."""
+    set_seed(inputs.arguments["seed"])  # arms of one seed begin with the same weights
+    if student is None:
+        spec = NetworkSpec.of(inputs.network or {}, inputs.project)
+        classifier = next(iter(shared.heads.values())) if shared else None
+        student = _network(spec, lesson.inputs or (), shapes, classes, inputs, classifier)
+    networks = {STUDENT: student}
+    for name, source in lesson.teachers.items():
+        if source.peer is not None:
+            peer = NetworkSpec.of(source.peer, inputs.project)
+            networks[name] = _network(peer, source.inputs or (), shapes, classes, inputs)
+    return networks
+
+
+def _arguments(inputs: TrainingInputs, columns: Mapping[str, Columns]) -> TrainingArguments:
+    """Return the arguments of the loop; a batch is the whole set if `batch_size` is all."""
+    size = inputs.arguments["per_device_train_batch_size"]
+    arguments = {**inputs.arguments, "bf16": False, "max_grad_norm": 0.0}
+    arguments["ddp_find_unused_parameters"] = True  # a head may take part in some steps only
+    for split_name, name in (("train", TRAIN), ("eval", HELD_OUT)):
+        if size == "all":
+            arguments[f"per_device_{split_name}_batch_size"] = len(columns[name]) if name in columns else 1
+    return TrainingArguments(**arguments, remove_unused_columns=False)
 
 
 def _read_as_files(lesson: Lesson, inputs: TrainingInputs, networks: Sequence[Network | None]) -> set[str]:
