@@ -25,8 +25,8 @@ from distillgen.project import Project, home
 from distillgen.record import Record
 from distillgen.scores.diswot import Diswot
 from distillgen.scores.parameters import Parameters
+from distillgen.stages._choices import with_choices
 from distillgen.stages._proposals import Proposals, Strategy, combinations
-from distillgen.stages._trials import with_choices
 from distillgen.training.untrained import Untrained
 
 STRATEGIES: tuple[Strategy, ...] = ("evolution", "random")
