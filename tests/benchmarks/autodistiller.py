@@ -7,7 +7,8 @@ rows. The data sets are scikit-learn's: digits; whether a digit is odd; the uppe
 digits with a third of the labels at random; breast cancer; wine.
 
 Writes the trials of each seed into a folder, and their means (data/distillation_trials.jsonl). Then the
-recipe recommends by the trials of each seed, and by the control: trials with the accuracies of one another.
+recipe recommends by the trials of each seed and by their means; so does the control, by trials with the
+accuracies of one another, and an arm that knows nothing of the data sets.
 
 Regenerate: OMP_NUM_THREADS=1 python -m tests.benchmarks.autodistiller runs/trials
 """
@@ -48,6 +49,7 @@ OUTPUT = {
 }
 MIXED = [0.0, 0.1, 1.0]
 CHOICES = ("between", "output", "mixed")
+ALONE = ("predict.from=[between, output, mixed]",)
 TEACHER = {"big": {"model": "student-big", "inputs": ["x"]}}
 
 
@@ -161,14 +163,16 @@ def shuffled(rows: list[dict]) -> list[dict]:
     return result
 
 
-def recommended(rows: list[dict], truth: list[dict]) -> dict[str, tuple[float, float]]:
+def recommended(
+    rows: list[dict], truth: list[dict], sets: tuple[str, ...] = ()
+) -> dict[str, tuple[float, float]]:
     """By data set, of the three trials that the recipe recommends by `rows`: their mean rank among all
     trials on it by the accuracies of `truth`, 1 the best and a random one 0.5; and by how many points
     they are better than the mean trial.
     """
     with tempfile.TemporaryDirectory() as folder:
         with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
-            run = distillgen.run("autodistiller", rows=rows, out=Path(folder) / "run")
+            run = distillgen.run("autodistiller", rows=rows, out=Path(folder) / "run", sets=sets)
         corpus = [*run.corpus]
     places = ranks_by_group([row["accuracy"] for row in truth], [row["data"] for row in truth])
     result = {}
@@ -186,6 +190,11 @@ def spread(values: list[float]) -> str:
     return f"{fmean(values):.2f} ± {stdev(values) / len(values) ** 0.5:.2f}"
 
 
+def mean_rank(one: dict[str, tuple[float, float]]) -> float:
+    """The mean rank over the data sets."""
+    return fmean(rank for rank, _ in one.values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -200,21 +209,29 @@ def main() -> None:
         runs.append([json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()])
         print(f"seed {seed}: {len(runs[-1])} trials", flush=True)
     write_rows(average(runs), options.folder / "mean.jsonl")
-    arms = [[recommended(rows, rows) for rows in runs], [recommended(shuffled(rows), rows) for rows in runs]]
+    tables_of_seeds = [*runs, average(runs)]
+    results = [recommended(rows, rows) for rows in tables_of_seeds]
+    arms = {
+        "0.5": [dict.fromkeys(tables(), (0.5, 0.0))] * len(tables_of_seeds),
+        "by shuffled accuracies": [recommended(shuffled(rows), rows) for rows in tables_of_seeds],
+        "by the choices alone": [recommended(rows, rows, ALONE) for rows in tables_of_seeds],
+    }
+    *by_seed, by_mean = results
     for name in tables():
-        ranks, gains = ([by_data[name][i] for by_data in arms[0]] for i in (0, 1))
-        print(f"| {name} | {spread(ranks)} | {spread(gains)} |")
-    ranks, control = ([fmean(rank for rank, _ in one.values()) for one in arm] for arm in arms)
-    gains = [fmean(gain for _, gain in one.values()) for one in arms[0]]
-    for what, differences in (
-        ("mean rank less 0.5", [rank - 0.5 for rank in ranks]),
-        ("mean rank less that by shuffled accuracies", [a - b for a, b in zip(ranks, control, strict=True)]),
-        ("points above the mean trial", gains),
-    ):
+        ranks, gains = ([one[name][i] for one in by_seed] for i in (0, 1))
+        rank, gain = by_mean[name]
+        print(f"| {name} | {spread(ranks)} | {spread(gains)} | of the means: {rank:.2f}, {gain:+.1f} |")
+    *mean_ranks, of_means = map(mean_rank, results)
+    print(f"the recipe: mean rank {spread(mean_ranks)}, of the means {of_means:.2f}")
+    for arm, others in arms.items():
+        *other_ranks, of_means = map(mean_rank, others)
+        gaps = [one - other for one, other in zip(mean_ranks, other_ranks, strict=True)]
         print(
-            f"{what}: {spread(differences)}, above 0 in {sum(d > 0 for d in differences)} of {len(runs)} "
-            f"seeds, p {sign_flip_p(differences):.3f}"
+            f"{arm}: {spread(other_ranks)}, of the means {of_means:.2f}; the recipe less it {spread(gaps)}, "
+            f"above 0 in {sum(gap > 0 for gap in gaps)} of {len(runs)} seeds, p {sign_flip_p(gaps):.3f}"
         )
+    gains = [fmean(gain for _, gain in one.values()) for one in by_seed]
+    print(f"points above the mean trial: {spread(gains)}, p {sign_flip_p(gains):.3f}")
 
 
 if __name__ == "__main__":
