@@ -4,16 +4,18 @@ Spearman's correlation with the loss of the subnets trained alone: of the loss i
 a supernet that learnt from other pictures, and of the number of multiplications of a subnet. Losses are
 those of the test pictures.
 
-Regenerate: OMP_NUM_THREADS=1 python -m tests.benchmarks.autodistil --seeds 2
+Regenerate: OMP_NUM_THREADS=1 python -m tests.benchmarks.autodistil --seeds 0 1
 """
 
 import argparse
 import tempfile
 from pathlib import Path
+from statistics import fmean, stdev
 
 from scipy.stats import spearmanr
 
 import distillgen
+from distillgen.algorithms.sign_flips import sign_flip_p
 from tests.recipes.test_autodistil import losses, pipeline
 
 SUBNETS = [
@@ -35,17 +37,40 @@ def multiplications(depth: int, width: int, ratio: int) -> int:
     return depth * width * width * (4 + 2 * ratio)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=300)
+def rankings(seed: int, steps: int) -> dict[str, float]:
+    """Spearman's correlation of each score with the losses of the subnets trained alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = distillgen.run(pipeline(SUBNETS, steps=steps, seed=seed), out=Path(folder) / "run")
+        values = losses(run.directory, SUBNETS, seed=seed)
+    for i, subnet in enumerate(SUBNETS):
+        print(subnet, *(f"{name} {one[i]:.3f}" for name, one in values.items()))
+    values["size"] = [-multiplications(*subnet) for subnet in SUBNETS]
+    alone = values.pop("alone")
+    return {name: float(spearmanr(one, alone).statistic) for name, one in values.items()}
+
+
+def spread(values: list[float]) -> str:
+    """The mean of some values with its standard error."""
+    return f"{fmean(values):.2f} ± {stdev(values) / len(values) ** 0.5:.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--steps", type=int, default=200)
     options = parser.parse_args()
-    for seed in range(options.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            run = distillgen.run(pipeline(SUBNETS, steps=options.steps, seed=seed), out=Path(folder) / "run")
-            values = losses(run.directory, SUBNETS, seed=seed)
-        for i, subnet in enumerate(SUBNETS):
-            print(subnet, *(f"{name} {one[i]:.3f}" for name, one in values.items()))
-        values["size"] = [-multiplications(*subnet) for subnet in SUBNETS]
-        ranks = {name: spearmanr(one, values["alone"]).statistic for name, one in values.items()}
-        print(f"seed {seed}:", *(f"{name} {rank:.2f}" for name, rank in ranks.items()))
+    by_seed = []
+    for seed in options.seeds:
+        by_seed.append(rankings(seed, options.steps))
+        print(f"seed {seed}:", *(f"{name} {rank:.3f}" for name, rank in by_seed[-1].items()), flush=True)
+    for name in by_seed[0]:
+        ranks = [one[name] for one in by_seed]
+        gaps = [one["super"] - one[name] for one in by_seed]
+        print(
+            f"{name}: {spread(ranks)}; the loss in the supernet less it {spread(gaps)}, above 0 in "
+            f"{sum(gap > 0 for gap in gaps)} of {len(gaps)} seeds, p {sign_flip_p(gaps):.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
