@@ -19,7 +19,7 @@ _LOOK_S = 0.02  # between two looks whether a thread has ended
 _AGAIN = 50  # looks before it is told once more
 
 
-class _Ended(SystemExit):
+class _Stop(SystemExit):
     """Ends a calculation. Python passes a SystemExit over in silence if it ends a thread."""
 
 
@@ -41,7 +41,7 @@ async def in_thread(calculate: Callable[..., _T], /, *args: Any, **options: Any)
         result: tuple[_T, None] | tuple[None, BaseException]
         try:
             result = calculate(*args, **options), None
-        except _Ended:
+        except _Stop:
             return
         except BaseException as failure:
             result = None, failure
@@ -56,7 +56,7 @@ async def in_thread(calculate: Callable[..., _T], /, *args: Any, **options: Any)
         looks = 0
         while thread.is_alive():
             if looks % _AGAIN == 0:  # an exception inside of __del__ or a callback is lost
-                _raise(_Ended, thread)
+                _raise(_Stop, thread)
             looks += 1
             await asyncio.sleep(_LOOK_S)
         raise

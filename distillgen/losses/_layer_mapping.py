@@ -41,11 +41,11 @@ def widths_of_pairs(loss: Loss, mapping: LayerMapping | None, sizes: PartSizes) 
     Raise ConfigError where there is nothing to compare.
     """
     names = [loss.of, *loss.teachers()]
-    known = sizes.layer_widths if mapping else {name: [width] for name, width in sizes.widths.items()}
+    widths_of = sizes.layer_widths if mapping else {name: [width] for name, width in sizes.widths.items()}
     for name in names:
-        if name not in known:
+        if name not in widths_of:
             raise ConfigError(f"'{name}' gives no {'layers' if mapping else 'vectors'}")
-    student, *teachers = (known[name] for name in names)
+    student, *teachers = (widths_of[name] for name in names)
     return [
         (student[i], teacher[j])
         for name, teacher in zip(names[1:], teachers, strict=True)

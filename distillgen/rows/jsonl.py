@@ -41,7 +41,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         reader = jsonlines.Reader(lines, loads=_row)
         for number in itertools.count(1):
             try:
-                row = reader.read()
+                row = reader.read(allow_none=True)
             except EOFError:
                 return
             except jsonlines.InvalidLineError as error:
