@@ -76,6 +76,19 @@ def test_a_model_of_timm_needs_timm_and_no_processor(tmp_path, monkeypatch, mode
     Pretrained(model=model).check(Project(tmp_path))
 
 
+def test_a_package_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
+    class Broken:
+        @staticmethod
+        def pretrained(*args, **options):
+            raise RuntimeError("operator torchvision::nms does not exist")
+
+    stand_in = module("distillgen.bodies._pretrained")
+    stand_in.MediaModel = Broken
+    monkeypatch.setitem(sys.modules, "distillgen.bodies._pretrained", stand_in)
+    with pytest.raises(ConfigError, match="'a/b' cannot be loaded: operator torchvision::nms does not exist"):
+        Pretrained(model="a/b").module(Sizes([FILE], ["a"], Project(tmp_path)), {})
+
+
 def module(name: str) -> ModuleType:
     """A module as it is found where it is installed."""
     found = ModuleType(name)
