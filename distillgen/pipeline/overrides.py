@@ -14,6 +14,7 @@ from distillgen.located_yaml import Places, read_yaml
 from distillgen.privacy import public, public_address
 from distillgen.project import Project
 
+ORIGINS = {"path", "dataset", "script", "draw"}  # of the rows of a source, which has one of them
 TEMPLATE = ("{{", "{%")  # what a template begins with, and no YAML that means anything
 
 
@@ -22,7 +23,8 @@ def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
     anywhere.
 
     `name` is a stage, or the kind of several stages. `name=null` leaves out a stage, or a filter of a stage;
-    `name={…}` replaces all options of a model or stage; `model.option=null` removes an option of a model.
+    `name={…}` replaces all options of a model or stage; `model.option=null` removes an option of a model. The
+    origin of a source, such as its path, takes the place of the one in the pipeline.
     """
     values = []
     for assignment in sets:
@@ -45,6 +47,9 @@ def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
                     target = target.setdefault(part, {}) if isinstance(target, dict) else target
                 if not isinstance(target, dict):
                     raise ConfigError(f"'{owner[-1]}' is not a mapping")
+                if option in ORIGINS and values[-1] is not None:
+                    if any(target is source for source in stages.get("source", [])):
+                        _drop_origins(target, option)
                 target[option] = values[-1]
                 if values[-1] is None and owner and owner[0] in data["models"]:
                     del target[option]
@@ -59,6 +64,12 @@ def override(data: dict[str, Any], sets: Sequence[str]) -> frozenset[str]:
                     f"{next(iter(users))}.{option}={text}"
                 )
     return frozenset(value for value in values if isinstance(value, str))
+
+
+def _drop_origins(source: dict[str, Any], but: str) -> None:
+    """Remove the origins of a source's rows but one, and the options of a script that is removed."""
+    for option in ORIGINS - {but} | ({"with"} if but != "script" else set()):
+        source.pop(option, None)
 
 
 def _models_of(options: Mapping[str, Any]) -> list[Any]:

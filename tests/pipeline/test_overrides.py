@@ -146,6 +146,25 @@ def test_a_whole_model_stage_or_filter_and_null(base):
     assert distillgen.load("base", ["filter.mark=short"]).stages[2].mark == "short"
 
 
+@pytest.mark.parametrize(
+    ("sets", "origin"),
+    [
+        (["source.path=rows.jsonl"], {"path": "rows.jsonl"}),
+        (["source.script=null", "source.path=rows.jsonl"], {"path": "rows.jsonl"}),
+        (["source.script=rows.py:others"], {"script": "rows.py:others", "arguments": {"n": 2}}),
+        (["source.with={n: 3}"], {"script": "rows.py:some", "arguments": {"n": 3}}),
+    ],
+)
+def test_rows_of_ones_own_take_the_place_of_those_of_a_script(base, sets, origin):
+    functions = ("some", "others")
+    base.write("rows.py", "".join(f"def {name}(n: int = 1):\n    yield {{'q': n}}\n" for name in functions))
+    file = base.path / "pipelines/base.yaml"
+    file.write_text(file.read_text().replace("{path: rows.jsonl}", "{script: 'rows.py:some', with: {n: 2}}"))
+    source = distillgen.load("base", sets).stages[0]
+    expected = dict.fromkeys(["path", "dataset", "script", "draw", "arguments"]) | origin
+    assert {option: getattr(source, option) for option in expected} == expected
+
+
 def test_a_stage_that_is_not_there_cannot_be_left_out(project):
     project.rows("rows.jsonl", [{"q": "a"}])
     pipeline = {"version": 1, "stages": [{"source": {"path": "rows.jsonl"}}]}
