@@ -31,6 +31,7 @@ class Damaged(DistillgenError):
     """A file of a run is damaged."""
 
     def __init__(self, path: Path, how: str) -> None:
+        self.path = path
         remedy = (
             "run the command that made it again: the file is made anew from the ledger, without a request"
         )

@@ -121,6 +121,12 @@ def test_no_verb_ends_in_a_traceback(finished, tmp_path, monkeypatch, capfd, ver
     harm(run / name, "zeros")
     code, out, err = here(capfd, *verb)
     assert code in (0, 2, 3) and "Traceback" not in out + err
+    if name == "pipeline.lock.yaml" and verb[0] in ("report", "export", "push"):
+        (run / name).unlink()
+        shutil.rmtree("out", ignore_errors=True)
+        code, out, err = here(capfd, *verb)
+        assert code in (0, 2) and "Traceback" not in out + err and "'out'" not in err
+        assert verb[0] != "report" or "pipeline.lock.yaml' is damaged (it is missing)" in err
     if name in ("corpus.jsonl", "usage.json") and verb[0] not in ("status",):
         assert code == 2 and "damaged" in err and "ledger" in err
 
@@ -136,6 +142,41 @@ def test_running_again_makes_it_again_from_the_ledger(finished, tmp_path, monkey
     assert contents(run) == before
     for page in ("README.md", "report.html"):
         assert how == "cut" or is_whole(run / page) and len((run / page).read_bytes()) > 500
+
+
+@pytest.mark.parametrize(
+    "name, sets", [("corpus.jsonl", []), ("stages/03-loop.jsonl", ["brevity.max_words=8"])]
+)
+def test_nonsense_of_as_many_lines_is_made_again_where_a_run_reads_it(
+    finished, tmp_path, monkeypatch, name, sets
+):
+    run, endpoint = copied(finished, tmp_path, monkeypatch)
+    before, asked = (run / name).read_bytes(), endpoint.asked.total()
+    (run / name).write_bytes(re.sub(rb"[^\n]", b"?", before))
+    assert distillgen.run("ask", sets=sets).state["state"] == "finished"
+    assert (run / name).read_bytes() == before and endpoint.asked.total() == asked
+
+
+def test_an_empty_ledger_holds_nothing_and_a_folder_is_none(finished, tmp_path, monkeypatch, capfd):
+    run, _ = copied(finished, tmp_path, monkeypatch)
+    ledger = run.parent / "ledger.sqlite3"
+    for file in run.parent.glob("ledger.sqlite3*"):
+        file.unlink()
+    ledger.touch()
+    for verb in (("plan", "ask"), ("show", "ask", "--id", next(iter(distillgen.Run(run).kept)).id)):
+        assert here(capfd, *verb)[0] == 0
+    ledger.unlink()
+    ledger.mkdir()
+    code, _, err = here(capfd, "run", "ask")
+    assert code == 2 and "it is a folder. Choose another --ledger" in err
+
+
+def test_what_an_export_cannot_read_is_not_what_it_cannot_write(finished, tmp_path, monkeypatch, capfd):
+    run, _ = copied(finished, tmp_path, monkeypatch)
+    (run / "pipeline.lock.yaml").unlink()
+    (run / "pipeline.lock.yaml").mkdir()
+    code, _, err = here(capfd, "export", "ask", "-o", "out")
+    assert code == 2 and "cannot read 'runs/ask/pipeline.lock.yaml': is a directory" in err
 
 
 def test_what_is_whole_and_what_is_not(tmp_path):

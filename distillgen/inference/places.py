@@ -55,5 +55,7 @@ def public_name(place: Place) -> str:
 
 
 def is_there(place: Place) -> bool:
-    """Return whether a ledger can be opened; of a database, only opening it can tell."""
-    return not isinstance(place, Path) or place.is_file()
+    """Return whether a ledger can be opened; of a database, only opening it can tell. A file is empty if the
+    process that made it was killed before it held any answer.
+    """
+    return not isinstance(place, Path) or place.is_file() and place.stat().st_size > 0

@@ -252,6 +252,7 @@ def as_ledger_errors(path: Path) -> Iterator[None]:
             "run again",
             "I/O error": "the disk reports an error. The answers that were stored before are safe; mend the "
             "disk, and run again to go on",
+            "Is a directory": "it is a folder. Choose another --ledger",
             "locked": "another program has been writing it for over 30 s",
             "readonly": "it cannot be written. Choose another --ledger, or make this one writable",
             "unable to open": "it cannot be opened. Choose another --ledger, or make this one writable",

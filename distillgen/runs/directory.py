@@ -57,6 +57,8 @@ class Run:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is faster
         try:
             return dict(yaml.load(path.read_bytes(), Loader=loader))
+        except FileNotFoundError as error:
+            raise Damaged(path, "it is missing") from error
         except (yaml.YAMLError, ValueError, TypeError) as error:
             raise Damaged(path, "it is not the YAML of a pipeline") from error
 
@@ -73,7 +75,8 @@ class Run:
             rows[self.directory / "dropped.jsonl"] = last["rows"] - last["kept"]
         for path, count in rows.items():
             if path.exists() and not is_whole(path, count):
-                raise Damaged(path, f"it does not hold the {count:,} rows that were written to it")
+                rows_of_it = "row that was" if count == 1 else f"{count:,} rows that were"
+                raise Damaged(path, f"it does not hold the {rows_of_it} written to it")
 
     @property
     def ledger(self) -> Place:

@@ -265,5 +265,7 @@ def _new_folder(out: Path, one_file: bool) -> Iterator[Path]:
             shutil.rmtree(hidden, ignore_errors=True)
             if isinstance(error, OSError):
                 reason = (error.strerror or str(error)).lower()
-                raise ConfigError(f"cannot write '{out}': {reason}") from error
+                other = error.filename and not Path(str(error.filename)).is_relative_to(hidden)
+                what = f"read '{error.filename}'" if other else f"write '{out}'"
+                raise ConfigError(f"cannot {what}: {reason}") from error
             raise

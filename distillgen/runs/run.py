@@ -21,7 +21,7 @@ from distillgen.runs.shards import row_wise
 from distillgen.runs.state import Live, Options
 from distillgen.runs.streams import hold_open
 from distillgen.runs.tracking import tracking
-from distillgen.state_files import SEEDS, is_whole
+from distillgen.state_files import SEEDS, Damaged, is_whole
 from distillgen.training.supervise import one_training_process
 
 log = logging.getLogger("distillgen")
@@ -29,10 +29,21 @@ log = logging.getLogger("distillgen")
 
 def run_pipeline(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None = None) -> Live:
     """Run a checked pipeline and write its report and card. `watch` runs beside it and is cancelled at the
-    end.
+    end. A file of an earlier run that turns out to be damaged is made again.
 
     Raises ConfigError before anything is asked; afterwards, the error that stopped the run.
     """
+    try:
+        return _run(pipeline, directory, options, watch)
+    except Damaged as error:
+        if not (error.path.is_relative_to(directory) and error.path.is_file()):
+            raise
+        log.warning("%s is damaged, and is made again from the ledger", error.path)
+        error.path.unlink()
+    return run_pipeline(pipeline, directory, options, watch)
+
+
+def _run(pipeline: Pipeline, directory: Path, options: Options, watch: Watch | None) -> Live:
     hold_open()
     if (directory / SEEDS).exists():
         raise ConfigError(
