@@ -93,9 +93,17 @@ _SUMS = ", ".join(
     for name in COUNTS[1:]
 )
 _TOTALS = (
-    f"SELECT {', '.join(LABELS)}, count(CASE WHEN status IN {UNANSWERED} THEN NULL ELSE 1 END), {_SUMS},"
-    " count(*) FROM answers GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
+    f"SELECT {', '.join(LABELS)}, count(CASE WHEN status IN {UNANSWERED} THEN NULL ELSE 1 END), {_SUMS}"
+    " FROM answers WHERE run IN ({}) GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
 )
+_RUNS = """
+WITH RECURSIVE names (run) AS (
+    SELECT min(run) FROM answers UNION ALL
+    SELECT (SELECT min(run) FROM answers WHERE run > names.run) FROM names WHERE names.run IS NOT NULL
+)
+SELECT run FROM names WHERE run IS NOT NULL
+"""
+"""The names of the runs: a step in the index for each, however many answers it has."""
 
 
 def open_store(place: Place, *, read_only: bool = False) -> Store:
@@ -122,12 +130,15 @@ class Ledger:
             self.claims = Claims(self.store, self._thread, self._enqueue, self._rows)
             if not read_only:
                 self.claims.bury()
-            groups = list(self.store.rows(_TOTALS))
+            self._last_id = self.store.last_id()
+            self._added: dict[tuple[str, ...], list[float]] = {}
+            self._added_rows = 0
+            self._before: dict[str | None, list[Usage]] = {}
+            if self.store.numbers_rows:  # a file: its index is read whole, so that damage shows at once
+                self.usage()
         except BaseException:
             self.store.close()
             raise
-        self._usage: dict[tuple[str, ...], list[float]] = {row[:4]: list(row[4:-1]) for row in groups}
-        self._count = sum(int(row[-1]) for row in groups)
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, tuple[str, bytes, bytes | None]]:
         """Return the status, completion and signals of the newest answer of each key that has one."""
@@ -177,9 +188,21 @@ class Ledger:
     def usage(self, run: str | None = None) -> list[Usage]:
         """Return totals by run, stage, model and status: of all runs, or of one run and the runs in its
         folder.
+
+        The first call for a run sums up its answers in the ledger; what this process adds is counted on. So a
+        ledger of a thousand runs takes as long as that of one.
         """
-        totals = [Usage(*labels, *counts) for labels, counts in self._usage.items()]  # type: ignore[arg-type]
-        return [usage for usage in totals if run is None or f"{usage.run}/".startswith(f"{run}/")]
+        before = next((sums for of, sums in self._before.items() if _is_in(run, of)), None)
+        if before is None:
+            names = [name for (name,) in self.store.rows(_RUNS) if _is_in(name, run)]
+            sums = (Usage(*row) for row in self._rows(_TOTALS, names))
+            before = self._before[run] = added(sums, less=self.usage_added(run))
+        return added([*(use for use in before if _is_in(use.run, run)), *self.usage_added(run)])
+
+    def usage_added(self, run: str | None = None) -> list[Usage]:
+        """Return the part of the totals that this process has added."""
+        sums = self._added.items()
+        return [Usage(*labels, *counts) for labels, counts in sums if _is_in(labels[0], run)]  # type: ignore[arg-type]
 
     def spent_usd(self, run: str | None) -> float:
         """Return what all runs have cost, or one run and the runs in its folder. What requests in flight may
@@ -195,14 +218,15 @@ class Ledger:
     @property
     def is_alone(self) -> bool:
         """Whether it is known that no other process has added a row since the ledger was opened."""
-        return self.store.numbers_rows and self._count == self.last_id
+        return self.store.numbers_rows and self._last_id + self._added_rows == self.last_id
 
     def superseded_since(self, last_id: int, run: str) -> bool:
         """Return whether another run has replaced an older answer since `last_id`, so that records made of
         the older one are out of date. Also return True if there are fewer rows than then.
         """
         now = self.last_id
-        if now <= last_id or {labels[0] for labels in self._usage} <= {run}:
+        ends = "SELECT (SELECT min(run) FROM answers), (SELECT max(run) FROM answers)"
+        if now <= last_id or {*self.store.rows(ends)[0]} <= {run, None}:
             return now < last_id
         query = (
             f"SELECT EXISTS (SELECT 1 FROM answers AS newer WHERE {self.store.order} > ? AND run != ? AND"
@@ -211,17 +235,17 @@ class Ledger:
         return bool(self.store.rows(query, (last_id, run))[0][0])
 
     @property
-    def rows(self) -> int:
-        """The number of answers. The ledger only grows, so the same number means the same answers."""
-        return self._count
+    def is_empty(self) -> bool:
+        """Whether it holds no answer."""
+        return not self.store.rows("SELECT EXISTS (SELECT 1 FROM answers)")[0][0]
 
     async def add(self, answers: Sequence[Answer]) -> None:
         """Append answers, and release their claims, in one transaction; return when they are durable."""
         self.claims.release([answer.key for answer in answers])
         await self._enqueue(self._add, self.store.stamped(answers))
-        self._count += len(answers)
+        self._added_rows += len(answers)
         for answer in answers:
-            total = self._usage.setdefault(answer[1:5], [0] * len(COUNTS))
+            total = self._added.setdefault(answer[1:5], [0] * len(COUNTS))
             for i, count in enumerate((answer.status not in UNANSWERED, *answer[5:11], *answer[14:16])):
                 total[i] += count
 
@@ -298,6 +322,11 @@ class Ledger:
         finally:
             self._thread.shutdown()
             self.store.close()
+
+
+def _is_in(run: str | None, folder: str | None) -> bool:
+    """Return whether a run is this one, or in its folder; None stands for all runs."""
+    return folder is None or (run is not None and f"{run}/".startswith(f"{folder}/"))
 
 
 def rows_of_keys(store: Store, query: str, keys: Sequence[bytes | str]) -> Iterator[Any]:

@@ -124,6 +124,7 @@ def prepared(
         plan,
         first,
         last,
+        usage_before=ledger.usage(ledger_run),
     )
 
 

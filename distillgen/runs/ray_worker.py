@@ -21,7 +21,7 @@ from typing import Any
 from distillgen.errors import BudgetStop, ConfigError, DistillgenError, Stopped
 from distillgen.flow.stage import Job, RunContext, WorkerServices
 from distillgen.inference.endpoint import endpoint_class
-from distillgen.inference.ledger import Ledger, added
+from distillgen.inference.ledger import Ledger
 from distillgen.inference.limits import Budget
 from distillgen.inference.places import Place
 from distillgen.pipeline.load import Pipeline, load
@@ -233,7 +233,6 @@ class _Bench:
             Budget() if cap is None else SharedBudget(cap, paced=False, foreman=foreman, worker=number)
         )
         self._name = f"{work.run}/workers"
-        self._usage_before = self._ledger.usage(self._name)
         self._teacher, self._teachers = teachers_of(
             pipeline, work.directory, work.options, self._ledger, self._budget, self._name
         )
@@ -310,7 +309,7 @@ class _Bench:
             sum(activity.failed for activity in activities),
             self._budget.spent,
         )
-        usage = added(self._ledger.usage(self._name), less=self._usage_before)
+        usage = self._ledger.usage_added()
         stages = [replace(stage, measured={}, costs={}) for stage in live.stages[: live.last + 1]]
         return bool(
             await self._foreman.report.remote(self._number, count, usage, shard, stages, list(self._warnings))

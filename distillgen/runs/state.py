@@ -117,12 +117,8 @@ class Live:
     first_kept: Record | None = None
     warnings: list[str] = field(default_factory=list)
     """The warnings so far."""
-    usage_before: list[Usage] = field(init=False)
+    usage_before: list[Usage] = field(default_factory=list)
     """The usage of earlier sessions."""
-
-    def __post_init__(self) -> None:
-        """Store the usage in the ledger at the start."""
-        self.usage_before = self.ledger.usage(self.ledger_run)
 
     @property
     def most_usd(self) -> float | None:

@@ -85,7 +85,7 @@ async def _lacking_rows(
     pipeline: Pipeline, ledger: Ledger, folder: Path, limit: int | None, total: int
 ) -> list[int]:
     """Return, for the first stages, the number of source rows for which an answer is lacking up to there."""
-    if not ledger.rows:
+    if ledger.is_empty:
         return []
     services = Services(ledger, Budget(None), "", pipeline.project.root, seed=pipeline.seed)
     teachers = {

@@ -78,6 +78,35 @@ def test_the_newest_answer_of_a_key_counts_and_sums_count_all(place):
     assert len(read_answers(place, [key])[key]["at"]) == len("2026-01-01 00:00:00")
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_sums_count_what_was_stored_before_and_since(place, early):
+    """Whether they are asked for before the first answer is added, or after it."""
+    with opened(place) as ledger:
+        add(ledger, answer(b"1", run="a"), answer(b"2", run="a"))
+    with opened(place) as ledger:
+        before = [(use.run, use.answers) for use in ledger.usage("a")] if early else []
+        add(ledger, answer(b"3", run="a/b"), answer(b"4", run="a"), answer(b"5", run="ab"))
+        sums = [(use.run, use.answers, use.cost_usd) for use in ledger.usage("a")]
+        assert sorted(sums) == [("a", 3, 0.75), ("a/b", 1, 0.25)] and ledger.spent_usd("a") == 1.0
+        assert before == [("a", 2)] * early
+        assert [(use.run, use.answers) for use in ledger.usage_added("a")] == [("a/b", 1), ("a", 1)]
+        assert ledger.spent_usd(None) == 1.25 and not ledger.is_empty
+
+
+def test_a_database_sums_only_the_runs_that_are_asked_for(server):
+    """A team's database holds a thousand runs; opening it for one takes no longer than for a new one."""
+    place = Database(server.database())
+    with opened(place) as ledger:
+        assert ledger.is_empty
+        add(ledger, *(answer(b"%d" % i, run=run) for i, run in enumerate(["a", "a/x", "ab", "b"])))
+    with opened(place) as ledger:
+        queries, rows = [], ledger.store.rows
+        ledger.store.rows = lambda query, values=(): (queries.append((query, values)), rows(query, values))[1]
+        assert ledger.spent_usd("a") == 0.5
+        assert [use.run for use in ledger.usage("a/x")] == ["a/x"]  # is among what was read
+        assert [values for query, values in queries if "sum(" in query] == [["a", "a/x"]]
+
+
 def test_scores_and_batches(place):
     async def main(ledger):
         await ledger.add_scores({b"a": [0.5, None], b"b": "text"})

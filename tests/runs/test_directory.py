@@ -213,7 +213,7 @@ def test_processes_that_use_one_ledger_at_once_wait_for_each_other(project, endp
         assert process.returncode == 0, said.decode()
     assert [usage(project, f"runs/p{i}")["totals"]["requests"] for i in range(4)] == [60] * 4
     ledger = Ledger(project.path / "runs/ledger.sqlite3", read_only=True)
-    assert ledger.rows == len(endpoint.bodies) == 240
+    assert ledger.last_id == len(endpoint.bodies) == 240
     ledger.close_now()
 
 
