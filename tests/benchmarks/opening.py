@@ -20,7 +20,8 @@ from tests.postgres import Postgres
 FILL = """
 INSERT INTO answers (key, run, stage, model, status, requests, retries, input_tokens, cached_tokens,
     output_tokens, cost_usd, request, completion, cache_write_tokens, reasoning_tokens)
-SELECT sha256(i::text::bytea), 'run-' || i %% %(runs)s, 'stage', 'model', 'ok', 1, 0, 100 + i %% 900, 0, i %% 50,
+SELECT sha256(i::text::bytea), 'run-' || i %% %(runs)s,
+    'stage', 'model', 'ok', 1, 0, 100 + i %% 900, 0, i %% 50,
     0.001, '{}', '{"text":"a short answer"}', 0, 0
 FROM generate_series(1, %(rows)s) AS i
 """

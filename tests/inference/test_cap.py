@@ -110,7 +110,7 @@ def test_a_stage_that_sees_all_rows_first_holds_nothing_up_for_ever(project, who
 
 
 def test_a_cap_that_is_enough_in_any_case_holds_nothing_back(project):
-    with Endpoint(latency_s=0.05) as endpoint:
+    with Endpoint(latency_s=0.4) as endpoint:
         project.ask_pipeline(
             endpoint.url, 100, model=PRICE + ", max_concurrency: 50", stage=STAGE, after=AFTER
         )
