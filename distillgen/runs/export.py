@@ -266,6 +266,6 @@ def _new_folder(out: Path, one_file: bool) -> Iterator[Path]:
             if isinstance(error, OSError):
                 reason = (error.strerror or str(error)).lower()
                 other = error.filename and not Path(str(error.filename)).is_relative_to(hidden)
-                what = f"read '{error.filename}'" if other else f"write '{out}'"
-                raise ConfigError(f"cannot {what}: {reason}") from error
+                action = f"read '{error.filename}'" if other else f"write '{out}'"
+                raise ConfigError(f"cannot {action}: {reason}") from error
             raise
