@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distillgen.cli.show import say, usage
+from distillgen.runs.seed_figures import apart
 from distillgen.text.display import number
 
 if TYPE_CHECKING:
@@ -18,14 +19,14 @@ def figures(runs: Seeds) -> None:
     the figures are those of the other stages.
     """
     content = runs.summary
-    rows = [row for row in content["figures"] if row["model"] and "." not in row["metric"]]
+    rows, _ = apart([row for row in content["figures"] if row["model"]])
     say(f"\n{content['pipeline']}, {len(content['finished'])} of {content['seeds']} seeds", bold=True)
     for row in rows or content["figures"]:
         value = _share if row["share"] else number
         subject = f"{row['stage']}.{row['metric']}" if row["model"] else f"{row['stage']}: {row['metric']}"
         error = "" if row["standard_error"] is None else f" ± {value(row['standard_error'])}"
         say(f"  {subject:<28} {row['model']:<20} {value(row['mean'])}{error}")
-    for row in (row for row in content["comparisons"] if "." not in row["metric"]):
+    for row in apart(content["comparisons"])[0]:
         scale, unit = (100, " points") if row["share"] else (1, "")
         error = "" if row["standard_error"] is None else f" ± {number(scale * row['standard_error'])}"
         say(

@@ -51,6 +51,12 @@ def summary(by_seed: Sequence[Mapping[Figure, float] | None]) -> dict[str, list[
     return {"figures": means, "comparisons": [_compared(*pair, values) for pair in pairs]}
 
 
+def apart(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Return the rows of metrics, and those of what they measure beside their own, such as `exact.f1`."""
+    main = [row for row in rows if "." not in row["metric"]]
+    return main, [row for row in rows if "." in row["metric"]]
+
+
 def _compared(
     first: Figure, second: Figure, values: Mapping[Figure, Sequence[float | None]]
 ) -> dict[str, Any]:

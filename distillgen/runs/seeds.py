@@ -19,7 +19,7 @@ from distillgen.runs.directory import Run, is_running
 from distillgen.runs.execute import Watch
 from distillgen.runs.lock import directory_lock
 from distillgen.runs.run import run_pipeline
-from distillgen.runs.seed_figures import Figure, figures_of, summary
+from distillgen.runs.seed_figures import Figure, apart, figures_of, summary
 from distillgen.runs.state import Options
 from distillgen.runs.templates import template
 from distillgen.state_files import SEEDS, Damaged, load_state, replace_text
@@ -165,4 +165,4 @@ def _write(
     replace_text(seeds.directory / SEEDS, json.dumps(content, indent=2) + "\n")
     states = [Run(seeds.place(seed)).state for seed in content["finished"]]
     page = template(Path(__file__).with_name("seeds.html.jinja"), display.visible, autoescape=True)
-    replace_text(seeds.directory / "report.html", page.render(**content, states=states))
+    replace_text(seeds.directory / "report.html", page.render(**content, states=states, apart=apart))

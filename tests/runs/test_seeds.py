@@ -384,3 +384,14 @@ def test_the_commands_say_what_a_directory_of_seeds_is(project):
         assert "seed-0" in error, error
     page = (project.path / "runs/s/report.html").read_text()
     assert "3 of 3 seeds" in page and 'href="seed-2/report.html"' in page and "<script" not in page
+    assert "<td>" not in page  # a narrow page has no head of columns: each number says what it is
+
+
+def test_the_report_shows_the_metrics_before_what_they_measure_beside(project):
+    distillgen.run(sums(), out="out", seeds=2, teachers=MODELS)
+    page = (project.path / "out/report.html").read_text()
+    for title, following in (("Models", "Differences"), ("Differences", "Runs")):
+        section = page.partition(f">{title}</h2>")[2].partition(f">{following}</h2>")[0]
+        main, folded, beside = section.partition("<details")
+        assert ">exact<" in main and "exact." not in main, title
+        assert folded and "exact." in beside and ">exact<" not in beside, title
