@@ -20,7 +20,13 @@ _FORKS.set_forkserver_preload(
     [
         *("tests.command_process", "distillgen.cli.main", "distillgen.pipeline.catalog"),
         *("distillgen.runs.run", "distillgen.runs.execute", "distillgen.runs.directory"),
-        *("distillgen.runs.progress_lines", "distillgen.runs.ray_executor", "rich.live", "uvloop"),
+        *(
+            "distillgen.runs.progress_lines",
+            "distillgen.runs.ray_executor",
+            "rich.live",
+            "uvloop",
+            "jsonlines",
+        ),
         *("distillgen.stages.generate", "distillgen.stages.filter", "distillgen.teachers.openai"),
     ]
 )
