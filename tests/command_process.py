@@ -20,13 +20,8 @@ _FORKS.set_forkserver_preload(
     [
         *("tests.command_process", "distillgen.cli.main", "distillgen.pipeline.catalog"),
         *("distillgen.runs.run", "distillgen.runs.execute", "distillgen.runs.directory"),
-        *(
-            "distillgen.runs.progress_lines",
-            "distillgen.runs.ray_executor",
-            "rich.live",
-            "uvloop",
-            "jsonlines",
-        ),
+        *("distillgen.runs.progress_lines", "distillgen.runs.ray_executor"),
+        *("rich.live", "uvloop", "jsonlines"),
         *("distillgen.stages.generate", "distillgen.stages.filter", "distillgen.teachers.openai"),
     ]
 )
@@ -153,6 +148,7 @@ def _run(
     if new_session:
         os.setsid()
     signal.signal(signal.SIGHUP, hang_up)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal, even in the background
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -200,7 +200,8 @@ def test_nohup_is_respected(project):
         while endpoint.asked.total() < CONCURRENCY:
             time.sleep(0.01)
         process.send_signal(signal.SIGHUP)
-        time.sleep(0.3)
+        while endpoint.asked.total() <= 2 * CONCURRENCY and process.poll() is None:
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
         assert process.returncode == 130 and endpoint.asked.total() > 2 * CONCURRENCY

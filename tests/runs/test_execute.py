@@ -486,6 +486,7 @@ def test_what_a_later_stage_asks_goes_first(project):
 def test_what_cannot_be_written_is_told_with_what_is_safe(project):
     project.rows("a.jsonl", [{"text": "a"}])
     (project.path / "out/stages/01-source.jsonl.partial").mkdir(parents=True)
+    (project.path / "out/run.lock").touch()  # it is a run's directory
     with pytest.raises(
         distillgen.DistillgenError,
         match="cannot write to 'out': is a directory. The answers that were paid for are safe",
