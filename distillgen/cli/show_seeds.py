@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distillgen.cli.show import say, usage
-from distillgen.runs.seed_figures import apart
 from distillgen.text.display import number
 
 if TYPE_CHECKING:
@@ -18,6 +17,8 @@ def figures(runs: Seeds) -> None:
     Numbers that a metric measures beside its own, such as `exact.f1`, are only in the files. Without models,
     the figures are those of the other stages.
     """
+    from distillgen.runs.seed_figures import apart
+
     content = runs.summary
     rows, _ = apart([row for row in content["figures"] if row["model"]])
     say(f"\n{content['pipeline']}, {len(content['finished'])} of {content['seeds']} seeds", bold=True)
