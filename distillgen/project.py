@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.machinery import PathFinder
@@ -155,10 +156,12 @@ def load_module(path: Path) -> ModuleType:
     name = f"distillgen_{path.stem}_{hashlib.sha256(f'{path} {code_sha256(path)}'.encode()).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
-    if any(_LOADED.get(file, sha256) != sha256 for file, sha256 in hashes.items()):
-        for other, file in imports.items():  # otherwise Python would use the files as they were
+    changed = any(_LOADED.get(file, sha256) != sha256 for file, sha256 in hashes.items())
+    for other, file in imports.items():  # otherwise Python would use the files as they were
+        if changed:
             sys.modules.pop(other, None)
-            Path(cache_from_source(file)).unlink(missing_ok=True)
+        if changed or file not in _LOADED:
+            _discard_bytecode(file)
     _LOADED.update(hashes)
     module = sys.modules[name] = ModuleType(
         name
@@ -172,6 +175,12 @@ def load_module(path: Path) -> ModuleType:
             raise
         raise loading_error(error, path) from error
     return module
+
+
+def _discard_bytecode(file: Path) -> None:
+    """Remove what Python compiled of a file: an edit of the same second and length looks no newer."""
+    with suppress(OSError):  # a folder that nobody may write to: its files have not been edited either
+        Path(cache_from_source(file)).unlink(missing_ok=True)
 
 
 def load_function(name: str, root: Path, others: Iterable[str] = ()) -> tuple[Callable[..., Any], Path]:

@@ -2,6 +2,9 @@
 
 import json
 import os
+import py_compile
+from importlib.util import cache_from_source
+from pathlib import Path
 
 import pytest
 
@@ -372,3 +375,25 @@ def test_a_script_that_raises_costs_its_rows_and_says_where(project):
     ]
     log = (project.path / "out/run.log").read_text()
     assert 'script.py", line 2, in say' in log and log.count("Traceback") == 2
+
+
+def test_a_file_that_was_compiled_before_an_edit_of_the_same_second_is_read(tmp_path, monkeypatch):
+    """Python takes what it compiled if the file has the second and the length of then."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file, script = tmp_path / "mark_of_a_second.py", tmp_path / "script.py"
+    file.write_text("MARK = '!'\n")
+    script.write_text("from mark_of_a_second import MARK\n")
+    py_compile.compile(str(file), doraise=True)
+    stat = file.stat()
+    file.write_text("MARK = '?'\n")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert load_module(script).MARK == "?"
+
+
+def test_what_python_compiled_and_nobody_can_remove_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file, script = tmp_path / "mark_that_stays.py", tmp_path / "script.py"
+    file.write_text("MARK = '!'\n")
+    script.write_text("from mark_that_stays import MARK\n")
+    Path(cache_from_source(file)).mkdir(parents=True)
+    assert load_module(script).MARK == "!"
