@@ -14,61 +14,30 @@ the number of rows. α = 0 has no such limit, and varies more.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveInt
 
-from distillgen.errors import ConfigError
-from distillgen.losses._layer_mapping import (
-    DESCRIPTION,
-    LayerMapping,
-    check_layers,
-    over_pairs,
-    pairs,
-    widths_of_pairs,
-)
-from distillgen.networks.spec import NetworkSpec
-from distillgen.project import Project
-from distillgen.training.part import Loss, PartSizes, Signal
+from distillgen.losses._layer_mapping import FeatureLoss
+from distillgen.training.part import PartSizes
 
 if TYPE_CHECKING:
     from distillgen.training.step import Step
 
 
-class Information(Loss):
+class Information(FeatureLoss):
     """Minus a lower bound, in nats, of the mutual information of features and a teacher's vectors."""
-
-    needs: ClassVar = {"teacher": "vector"}
-    features = True
-    tokens = False
-    mixtures = True
 
     alpha: float = Field(0.9, ge=0, le=1, description="1: InfoNCE; towards 0: less biased, more variable")
     neurons: PositiveInt = Field(
         64, description="neurons of the layers that score a pair, and of the baseline"
     )
 
-    mapping: LayerMapping | None = Field(None, description=DESCRIPTION)
-
-    def teachers(self) -> Mapping[str, Signal]:
-        """Return the teachers: a mapping reads their layers."""
-        teachers = super().teachers()
-        return dict.fromkeys(teachers, "layers") if self.mapping else teachers
-
-    def check_network(self, spec: NetworkSpec, project: Project) -> None:
-        """Raise ConfigError if the network has no features, or no layers where a mapping reads them."""
-        super().check_network(spec, project)
-        check_layers(self.mapping, spec, project)
-
     def module(self, sizes: PartSizes) -> Any:
         """Return the critic of each pair that is compared. Raise ConfigError where nothing is."""
         from torch import nn
 
-        try:
-            widths = widths_of_pairs(self, self.mapping, sizes)
-        except ConfigError as error:
-            raise ConfigError(f"information: {error.message}") from error
+        widths = self.pair_widths(sizes)
         return nn.ModuleList(self._critic(*pair) for pair in widths)
 
     def _critic(self, student: int, teacher: int) -> Any:
@@ -87,11 +56,7 @@ class Information(Loss):
     def rows(self, step: Step, module: Any) -> Any:
         """Return minus the part of each row: [rows], or [teachers, rows]; 0 where no other row is there."""
         critics = iter(module)
-        values = []
-        for name in self.teachers():
-            parts = [self._part(next(critics), x, y) for x, y in pairs(self, self.mapping, step, name)]
-            values.append(over_pairs(self.mapping, step, self.of, parts))
-        return step.over_teachers(self, values)
+        return self.over_pairs(step, lambda *pair: self._part(next(critics), *pair))
 
     def _part(self, critic: Any, features: Any, vectors: Any) -> Any:
         scored = critic["student"](features)[:, None] + critic["teacher"](vectors)
