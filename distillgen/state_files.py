@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 from distillgen.errors import DistillgenError
 
@@ -116,7 +117,15 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Replace a file at once, so that a reader never sees half of it."""
+    """Replace a file at once, so that a reader never sees half of it. One process may write it at a time."""
     fresh = path.with_name(f".{path.name}.new")
+    fresh.write_bytes(content)
+    os.replace(fresh, path)
+
+
+def write_shared(path: Path, content: bytes) -> None:
+    """Write a file that is named by its content, as many threads and processes may do at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{uuid4().hex}.new")
     fresh.write_bytes(content)
     os.replace(fresh, path)

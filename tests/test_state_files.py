@@ -6,11 +6,13 @@ without requests.
 
 import re
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import distillgen
-from distillgen.state_files import Damaged, is_whole, load_state
+from distillgen.state_files import Damaged, is_whole, load_state, write_shared
 from tests.endpoint import Endpoint
 from tests.pipeline.test_mistakes import here
 
@@ -212,3 +214,19 @@ def test_what_is_whole_and_what_is_not(tmp_path):
         file.write_bytes(content)
         with pytest.raises(Damaged, match=how):
             load_state(file, "a")
+
+
+def test_many_threads_write_one_file_that_is_named_by_its_content(tmp_path):
+    """Two documents with the same picture are converted at the same time, and so are two pipelines' rows."""
+    path, content = tmp_path / "pictures/abc.png", b"x" * 100_000
+    start = threading.Barrier(8)
+
+    def write(_):
+        start.wait()
+        for _ in range(50):
+            write_shared(path, content)
+            assert path.read_bytes() == content
+
+    with ThreadPoolExecutor(8) as pool:
+        [*pool.map(write, range(8))]
+    assert [file.name for file in path.parent.iterdir()] == ["abc.png"]

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from distillgen.record import is_reference
-from distillgen.state_files import replace_bytes
+from distillgen.state_files import write_shared
 
 IMAGE, AUDIO = "image", "audio"
 FOLDER = "runs/media"
@@ -313,8 +313,7 @@ def store(data: bytes, root: Path) -> dict[str, Any]:
     path = f"{FOLDER}/{sha256}{ENDINGS[media][0]}"
     file = root / path
     if not file.is_file() or file.stat().st_size != len(data) or file.read_bytes() != data:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_bytes(file, data)
+        write_shared(file, data)
     return {"path": path, "sha256": sha256}
 
 

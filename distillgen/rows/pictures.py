@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from distillgen.state_files import replace_bytes
+from distillgen.state_files import write_shared
 
 log = logging.getLogger("distillgen")
 
@@ -55,6 +55,5 @@ def _file_of(picture: Mapping[str, str], folder: Path) -> str:
     ending = picture["format"] if re.fullmatch(r"[a-z0-9]{1,5}", picture["format"]) else "bin"
     file = folder / f"{hashlib.sha256(data).hexdigest()}.{ending}"
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_bytes(file, data)
+        write_shared(file, data)
     return file.name
