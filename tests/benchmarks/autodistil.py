@@ -10,12 +10,11 @@ Regenerate: OMP_NUM_THREADS=1 python -m tests.benchmarks.autodistil --seeds 0 1
 import argparse
 import tempfile
 from pathlib import Path
-from statistics import fmean, stdev
 
 from scipy.stats import spearmanr
 
 import distillgen
-from distillgen.algorithms.sign_flips import sign_flip_p
+from tests.benchmarks.over_seeds import difference, spread
 from tests.recipes.test_autodistil import losses, pipeline
 
 SUBNETS = [
@@ -49,11 +48,6 @@ def rankings(seed: int, steps: int) -> dict[str, float]:
     return {name: float(spearmanr(one, alone).statistic) for name, one in values.items()}
 
 
-def spread(values: list[float]) -> str:
-    """The mean of some values with its standard error."""
-    return f"{fmean(values):.2f} ± {stdev(values) / len(values) ** 0.5:.2f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
@@ -66,10 +60,7 @@ def main() -> None:
     for name in by_seed[0]:
         ranks = [one[name] for one in by_seed]
         gaps = [one["super"] - one[name] for one in by_seed]
-        print(
-            f"{name}: {spread(ranks)}; the loss in the supernet less it {spread(gaps)}, above 0 in "
-            f"{sum(gap > 0 for gap in gaps)} of {len(gaps)} seeds, p {sign_flip_p(gaps):.3f}"
-        )
+        print(f"{name}: {spread(ranks, 2)}; the loss in the supernet less it {difference(gaps, 2)}")
 
 
 if __name__ == "__main__":

@@ -22,16 +22,16 @@ import random
 import tempfile
 from operator import itemgetter
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import torch
 from sklearn import datasets
 
 import distillgen
-from distillgen.algorithms.sign_flips import sign_flip_p
 from distillgen.algorithms.surrogate import ranks_by_group
 from distillgen.rows.from_python import write_rows
 from distillgen.training.mixup import Mixup
+from tests.benchmarks.over_seeds import difference, spread
 from tests.training.lessons import prepared
 
 BETWEEN = {
@@ -185,11 +185,6 @@ def recommended(
     return result
 
 
-def spread(values: list[float]) -> str:
-    """The mean of some values with its standard error."""
-    return f"{fmean(values):.2f} ± {stdev(values) / len(values) ** 0.5:.2f}"
-
-
 def mean_rank(one: dict[str, tuple[float, float]]) -> float:
     """The mean rank over the data sets."""
     return fmean(rank for rank, _ in one.values())
@@ -220,18 +215,18 @@ def main() -> None:
     for name in tables():
         ranks, gains = ([one[name][i] for one in by_seed] for i in (0, 1))
         rank, gain = by_mean[name]
-        print(f"| {name} | {spread(ranks)} | {spread(gains)} | of the means: {rank:.2f}, {gain:+.1f} |")
+        print(f"| {name} | {spread(ranks, 2)} | {spread(gains, 2)} | of the means: {rank:.2f}, {gain:+.1f} |")
     *mean_ranks, of_means = map(mean_rank, results)
-    print(f"the recipe: mean rank {spread(mean_ranks)}, of the means {of_means:.2f}")
+    print(f"the recipe: mean rank {spread(mean_ranks, 2)}, of the means {of_means:.2f}")
     for arm, others in arms.items():
         *other_ranks, of_means = map(mean_rank, others)
         gaps = [one - other for one, other in zip(mean_ranks, other_ranks, strict=True)]
         print(
-            f"{arm}: {spread(other_ranks)}, of the means {of_means:.2f}; the recipe less it {spread(gaps)}, "
-            f"above 0 in {sum(gap > 0 for gap in gaps)} of {len(runs)} seeds, p {sign_flip_p(gaps):.3f}"
+            f"{arm}: {spread(other_ranks, 2)}, of the means {of_means:.2f}; the recipe less it "
+            f"{difference(gaps, 2)}"
         )
     gains = [fmean(gain for _, gain in one.values()) for one in by_seed]
-    print(f"points above the mean trial: {spread(gains)}, p {sign_flip_p(gains):.3f}")
+    print(f"points above the mean trial: {difference(gains, 2)}")
 
 
 if __name__ == "__main__":

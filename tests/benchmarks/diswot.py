@@ -12,13 +12,11 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import torch
 
 from data.digits import digits
-from distillgen.algorithms.sign_flips import sign_flip_p
 from distillgen.located_yaml import read_yaml
 from distillgen.networks.network import Network
 from distillgen.networks.spec import NetworkSpec
@@ -29,6 +27,7 @@ from distillgen.scores.parameters import Parameters
 from distillgen.stages._choices import with_choices
 from distillgen.stages._proposals import Proposals, Strategy, combinations
 from distillgen.training.untrained import Untrained
+from tests.benchmarks.over_seeds import difference, spread
 
 WIDE = {
     "train.student.with.width": [4, 6, 8, 10, 12, 14, 16],
@@ -88,14 +87,9 @@ def main() -> None:
         for strategy in STRATEGIES:
             figures[strategy].append(best(space, scores, strategy, options.trials, seed))
         print(seed, len(scores), {name: round(values[-1], 1) for name, values in figures.items()}, flush=True)
-    error = len(figures["random"]) ** 0.5
     for name, values in figures.items():
-        print(f"{name}: {mean(values):.1f} ± {stdev(values) / error:.1f}")
-    differences = [a - b for a, b in zip(*figures.values(), strict=True)]
-    print(
-        f"evolution less random: {mean(differences):+.1f} ± {stdev(differences) / error:.1f}, larger in "
-        f"{sum(d > 0 for d in differences)} of {len(differences)}, p {sign_flip_p(differences):.3f}"
-    )
+        print(f"{name}: {spread(values)}")
+    print("evolution less random:", difference([a - b for a, b in zip(*figures.values(), strict=True)]))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -20,10 +20,10 @@ import torch
 from torch.func import functional_call
 
 import distillgen
-from distillgen.algorithms.sign_flips import sign_flip_p
 from distillgen.networks.network import load
 from distillgen.project import Project
 from distillgen.runs.directory import read_records
+from tests.benchmarks.over_seeds import difference, spread
 from tests.recipes.harness import train_here
 
 RATE = 0.5
@@ -92,12 +92,8 @@ def main() -> None:
                 figures.setdefault(arm, []).append(value)
             print(seed, {arm: round(values[-1], 1) for arm, values in figures.items()}, flush=True)
     for arm, values in figures.items():
-        differences = [value - other for value, other in zip(figures["adapted"], values, strict=True)]
-        print(
-            f"{arm}: {mean(values):.1f} ± {stdev(values) / seeds**0.5:.1f}; adapted less this "
-            f"{mean(differences):+.1f} ± {stdev(differences) / seeds**0.5:.1f}, larger in "
-            f"{sum(d > 0 for d in differences)} of {seeds} seeds, p {sign_flip_p(differences):.3f}"
-        )
+        gaps = [value - other for value, other in zip(figures["adapted"], values, strict=True)]
+        print(f"{arm}: {spread(values)}; adapted less this {difference(gaps)}")
 
 
 if __name__ == "__main__":

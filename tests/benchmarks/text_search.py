@@ -15,17 +15,17 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import pytest
 
 import distillgen
 from data.tickets import name_topic, tickets
-from distillgen.algorithms.sign_flips import sign_flip_p
 from distillgen.located_yaml import read_yaml
 from distillgen.project import home
 from distillgen.runs.directory import Run
+from tests.benchmarks.over_seeds import difference, spread
 from tests.recipes.harness import train_here
 
 CONTROL = "a search by scores of other rows"
@@ -130,12 +130,7 @@ def summary(figures: Mapping[str, Sequence[float]]) -> None:
     """Print the mean of each arm, and what the search has more."""
     for arm, values in figures.items():
         gaps = [value - other for value, other in zip(figures["the search"], values, strict=True)]
-        error, larger = len(values) ** 0.5, sum(gap > 0 for gap in gaps)
-        print(
-            f"{arm}: {mean(values):.1f} ± {stdev(values) / error:.1f} %; the search less this "
-            f"{mean(gaps):+.1f} ± {stdev(gaps) / error:.1f}, larger in {larger} of {len(gaps)} seeds, "
-            f"p {sign_flip_p(gaps):.3f}"
-        )
+        print(f"{arm}: {spread(values)} %; the search less this {difference(gaps)}")
 
 
 def main() -> None:

@@ -7,12 +7,11 @@ Regenerate: distillgen run trans-encoder --seeds 10 && python -m tests.benchmark
 import argparse
 import json
 from pathlib import Path
-from statistics import fmean, stdev
 
 from scipy.stats import spearmanr
 
-from distillgen.algorithms.sign_flips import sign_flip_p
 from distillgen.runs.directory import read_records
+from tests.benchmarks.over_seeds import difference, spread
 
 PAIRS = [
     ("student-cross", "bi"),
@@ -36,24 +35,16 @@ def correlations(directory: Path) -> dict[str, float]:
     return {model: spearmanr(values, relevances[model]).statistic for model, values in numbers.items()}
 
 
-def spread(values: list[float], sign: str = "") -> str:
-    """The mean of some values with its standard error."""
-    return f"{fmean(values):{sign}.3f} ± {stdev(values) / len(values) ** 0.5:.3f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/trans-encoder"))
     by_seed = [correlations(path) for path in sorted(parser.parse_args().folder.glob("seed-*"))]
     by_model = {model: [one[model] for one in by_seed] for model in by_seed[0]}
     for model, values in by_model.items():
-        print(f"| `{model}` | {spread(values)} | {', '.join(f'{value:.3f}' for value in values)} |")
+        print(f"| `{model}` | {spread(values, 3)} | {', '.join(f'{value:.3f}' for value in values)} |")
     for one, other in PAIRS:
         differences = [a - b for a, b in zip(by_model[one], by_model[other], strict=True)]
-        print(
-            f"| `{one}` less `{other}` | {spread(differences, '+')}, higher in "
-            f"{sum(d > 0 for d in differences)} of {len(differences)}, p {sign_flip_p(differences):.3f} |"
-        )
+        print(f"| `{one}` less `{other}` | {difference(differences, 3)} |")
 
 
 if __name__ == "__main__":
