@@ -59,6 +59,12 @@ def tell_notes(pipeline: distillgen.Pipeline, *, quiet: bool = False) -> None:
         show.say(f"note: {note}", error=True)
 
 
+def refuse_failed(failed: int) -> None:
+    """Raise FailedRows if some answers could not be used, with the command's option that asks again."""
+    if failed:
+        raise FailedRows(f"{failed} answers could not be used; to ask for these again, add --retry-failed")
+
+
 def carry_out(
     checked_pipeline: distillgen.Pipeline, directory: Path, options: Options, printing: Printing
 ) -> None:
@@ -77,8 +83,7 @@ def carry_out(
     printing.show(run.state, lambda: show.summary(run))
     printing.open(directory)
     state = run.state
-    if failed := state["failed"]:
-        raise FailedRows(f"{failed} answers could not be used; to ask for these again, add --retry-failed")
+    refuse_failed(state["failed"])
     if state["stages"][-1]["complete"] and not state["kept"]:
         dropped = state["dropped"]
         why = f"all rows were dropped ({reasons(dropped)})" if dropped else "the source has no rows"

@@ -29,7 +29,7 @@ from distillgen.cli.arguments import (
     find_run,
     retry_argument,
 )
-from distillgen.cli.carry_out import FailedRows, Printing, carry_out, load_pipeline, tell_notes
+from distillgen.cli.carry_out import FailedRows, Printing, carry_out, load_pipeline, refuse_failed, tell_notes
 from distillgen.errors import ConfigError, Stopped
 from distillgen.inference.places import Place
 
@@ -244,8 +244,7 @@ def _carry_out_seeds(
     printing.show(runs.summary, lambda: show_seeds.figures(runs))
     printing.open(directory)
     state = runs.state
-    if failed := state["failed"]:
-        raise FailedRows(f"{failed} answers could not be used; to ask for these again, add --retry-failed")
+    refuse_failed(state["failed"])
     for seed, run in state["runs"].items():
         if run["stages"][-1]["complete"] and not run["kept"]:
             raise FailedRows(

@@ -13,8 +13,8 @@ from distillgen.inference.sampling import Sampling
 from distillgen.located_yaml import Places, read_yaml
 from distillgen.privacy import public, public_address
 from distillgen.project import Project
+from distillgen.rows.from_python import ORIGINS
 
-ORIGINS = {"path", "dataset", "script", "draw"}  # of the rows of a source, which has one of them
 TEMPLATE = ("{{", "{%")  # what a template begins with, and no YAML that means anything
 
 

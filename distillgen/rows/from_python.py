@@ -17,7 +17,8 @@ from distillgen.state_files import PARTIAL
 
 ROWS = "rows.jsonl"  # the file of the rows, and its name in the pipeline
 SLICE = 1000  # rows of a frame that are converted together
-_ORIGINS = {"path", "dataset", "script", "with", "draw", "config", "split", "format"}
+ORIGINS = {"path", "dataset", "script", "draw"}  # the options of a source with the origin of its rows: one
+_OF_ORIGIN = {"with", "config", "split", "format"}  # options of it
 
 
 def write_rows(rows: Any, path: Path, limit: int | None = None, root: Path = Path()) -> None:  # noqa: B008
@@ -50,7 +51,7 @@ def with_rows(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     first = stages[0].get("source") if stages else None
     if first is not None and not isinstance(first, Mapping):
         return [dict(stage) for stage in stages]  # a mistake, which the check reports
-    options = {name: value for name, value in (first or {}).items() if name not in _ORIGINS}
+    options = {name: value for name, value in (first or {}).items() if name not in ORIGINS | _OF_ORIGIN}
     return [{"source": {**options, "path": ROWS}}, *map(dict, stages[1:] if first is not None else stages)]
 
 

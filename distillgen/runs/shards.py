@@ -18,13 +18,14 @@ from distillgen.inference.ledger_files import merge
 from distillgen.inference.places import Place, resolved
 from distillgen.pipeline.load import Pipeline
 from distillgen.runs.directory import Run, name_in
+from distillgen.stages.source import SHARD
 
 SAME = ("seed", "models", "stages", "files")  # the parts of the lock file that shards share
 
 
 def override(pipeline: Pipeline, shard: str) -> str:
     """Return the override that gives a pipeline its shard. Raise ConfigError for another form than I/N."""
-    if not re.fullmatch(r"\d+/[1-9]\d*", shard):
+    if not re.fullmatch(SHARD, shard):
         raise ConfigError(f"--shard takes I/N, such as 0/4 for the first of four workers, not '{shard}'")
     return f"{pipeline.source.name}.shard={shard}"
 

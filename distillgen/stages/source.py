@@ -34,6 +34,7 @@ SAMPLES = 200  # rows from which a plan estimates sizes
 COUNTED = 1_000_000  # rows of a script that a plan counts
 UNCONVERTED = "unconverted"  # the reason's name of a document that gave no text; check accepts it
 NODE = "node"  # the field with the id of a row, unless the option names another
+SHARD = r"\d+/[1-9]\d*"  # worker i of n
 CUTS = ("chunk_words", "chunk")  # options that cut texts
 ROW_FILES = {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"}  # no file among them is converted
 CHECKED_ROWS = 1000  # rows that the check reads; a later bad row is dropped
@@ -132,7 +133,7 @@ class Source(Stage, NamedFiles):
     )
     shard: str | None = Field(
         None,
-        pattern=r"^\d+/[1-9]\d*$",
+        pattern=f"^{SHARD}$",
         description="`i/n`, with i from 0 to n - 1: only the rows that worker i of n takes, by the hash of "
         "their item; the option `--shard` of `distillgen run` sets it",
     )
