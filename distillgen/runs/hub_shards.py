@@ -9,6 +9,7 @@ of the pipeline, they replace the shards from the first that differs.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -62,57 +63,55 @@ class ShardPush:
 
         If the run is `finished`, all rows are compared, and the final card and the lock file are pushed, too.
         """
-        if (path := self._corpus()) is None:
+        try:
+            corpus = self._corpus().open("rb")
+        except FileNotFoundError:  # this session of the run has not begun to write it, or renames it now
             return False
-        with (self._run.directory / ".shard.jsonl").open("ab") as shard:
+        with corpus, (self._run.directory / ".shard.jsonl").open("ab") as shard:
             try:
                 lock(shard.fileno())
             except BlockingIOError:
                 message = f"another process pushes '{self._run.directory}'; wait for it"
                 raise ConfigError(message) from None
+            shard.truncate(0)  # of a push that was killed
             try:
-                return self._push(path, shard, finished)
+                return self._push(corpus, shard, finished)
             finally:
                 shard.truncate(0)
 
-    def _corpus(self) -> Path | None:
-        """Return the file of the kept rows; None if this session of the run has not begun to write it."""
+    def _corpus(self) -> Path:
+        """Return the file of the kept rows."""
         path = self._run.directory / "corpus.jsonl"
         partial = path.with_name(path.name + PARTIAL)
         if is_running(self._run.directory):
-            return partial if partial.exists() else None
-        if self._run.state["state"] == "killed" and partial.exists():
             return partial
-        return path if path.exists() else None
+        return partial if self._run.state["state"] == "killed" and partial.exists() else path
 
-    def _push(self, path: Path, shard: IO[bytes], finished: bool) -> bool:
+    def _push(self, corpus: IO[bytes], shard: IO[bytes], finished: bool) -> bool:
         head = self._repository.head()
         entries = [entry for entry in self._repository.entries() if SHARD.fullmatch(entry.name)]
-        with path.open("rb") as corpus:
-            shards = self._compare(corpus, path.stat().st_ino, entries, finished)
-            if shards is None:
-                return False
-            start, self._place = self._place, _Place()  # until the commit has succeeded
-            rows = 0
-            corpus.seek(start.offset)
-            for line in _published(corpus, start):
-                shard.write(line)
-                rows += 1
-            if refers_to_files(start.census.example):
-                remedy = f"when it is finished, distillgen push {self._run.directory} uploads them, too"
-                raise ConfigError(
-                    f"the rows of '{self._run.directory}' refer to pictures or sounds: {remedy}"
-                )
-            shard.flush()
-            replaced = [entry.name for entry in entries[len(shards) :]]
-            if not rows and not replaced and not finished:
-                self._place = start
-                return False
-            name = f"corpus-{len(shards):05d}.jsonl"
-            new = [File(name, self._run.directory / ".shard.jsonl")] if rows else []
-            files = [*new, *self._description(start.census, finished)]
-            check(files, self._run.directory, as_it_is=self._as_it_is)
-            self._repository.commit(files, [old for old in replaced if not rows or old != name], head)
+        shards = self._compare(corpus, os.fstat(corpus.fileno()).st_ino, entries, finished)
+        if shards is None:
+            return False
+        start, self._place = self._place, _Place()  # until the commit has succeeded
+        rows = 0
+        corpus.seek(start.offset)
+        for line in _published(corpus, start):
+            shard.write(line)
+            rows += 1
+        if refers_to_files(start.census.example):
+            remedy = f"when it is finished, distillgen push {self._run.directory} uploads them, too"
+            raise ConfigError(f"the rows of '{self._run.directory}' refer to pictures or sounds: {remedy}")
+        shard.flush()
+        replaced = [entry.name for entry in entries[len(shards) :]]
+        if not rows and not replaced and not finished:
+            self._place = start
+            return False
+        name = f"corpus-{len(shards):05d}.jsonl"
+        new = [File(name, self._run.directory / ".shard.jsonl")] if rows else []
+        files = [*new, *self._description(start.census, finished)]
+        check(files, self._run.directory, as_it_is=self._as_it_is)
+        self._repository.commit(files, [old for old in replaced if not rows or old != name], head)
         start.shards = [*shards, Entry(name, new[0].size, "")] if new else shards
         self._place = start
         return True

@@ -66,7 +66,7 @@ def going_on(run, rows):
         yield
     finally:
         process.communicate(b"\n")
-        partial.unlink()
+        partial.unlink(missing_ok=True)
 
 
 def test_each_push_brings_the_new_whole_rows_only(project, hub):
@@ -88,6 +88,33 @@ def test_each_push_brings_the_new_whole_rows_only(project, hub):
     names = {f"corpus-0000{i}.jsonl" for i in range(4)}
     assert hub.files("me/r").keys() == {*names, "README.md", "pipeline.lock.yaml", "usage.json"}
     assert {hub.committed[name] for name in names} == {1} and set(hub.uploaded.values()) == {1}
+
+
+def test_what_a_killed_push_had_written_for_the_hub_is_not_pushed_by_the_next_one(project, hub):
+    run = again(project, questions(40))
+    (run.directory / ".shard.jsonl").write_bytes(b"".join(published(run).splitlines(keepends=True)[:9]))
+    repository = open_repository("r", "dataset", public=False)
+    with going_on(run, 20):
+        assert ShardPush(run, repository, as_it_is=False).push(finished=False)
+    assert [content.count(b"\n") for content in shards(hub).values()] == [20]
+    assert b"".join(shards(hub).values()) == b"".join(published(run).splitlines(keepends=True)[:20])
+    assert not (run.directory / ".shard.jsonl").read_bytes()
+
+
+def test_a_run_that_ends_during_a_push_has_its_rows_pushed(project, hub):
+    run = again(project, questions(5))
+    partial = run.directory / "corpus.jsonl.partial"
+
+    def behave(request):
+        if "/tree/" in request.path and partial.exists():
+            os.replace(partial, run.directory / "corpus.jsonl")
+
+    hub.behave = behave
+    push = ShardPush(run, open_repository("r", "dataset", public=False), as_it_is=False)
+    with going_on(run, 5):
+        assert push.push(finished=False) and push.rows == 5
+        assert not partial.exists() and not push.push(finished=False), "the run renames it now"
+    assert push.push(finished=True) and b"".join(shards(hub).values()) == published(run)
 
 
 def test_rows_that_have_changed_replace_the_shards_from_the_first_that_differs(project, hub):
