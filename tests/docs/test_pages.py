@@ -14,7 +14,7 @@ DOCS = ROOT / "docs"
 WRITTEN_BY_HAND = [
     DOCS / "index.md",
     *(DOCS / f"{name}.md" for name in ("systems", "reproductions", "measurements")),
-    *(DOCS / f"{name}.md" for name in ("security", "design", "limits")),
+    *(DOCS / f"{name}.md" for name in ("security", "design", "limits", "promises")),
 ]
 WRITTEN_BY_HAND += [
     path for folder in ("tutorial", "concepts", "recipes") for path in (DOCS / folder).glob("*.md")
@@ -51,6 +51,18 @@ def test_pages_are_short():
     readme = (ROOT / "README.md").read_text()
     assert readme.count("\n") <= 240 and len(readme.encode()) <= 16_000
     assert not [ids(page) for page in WRITTEN_BY_HAND if page.read_text().count("\n") > 150]
+
+
+def test_the_first_page_leads_to_each_page_and_the_readme_to_each_stage_and_objective():
+    index = (DOCS / "index.md").read_text()
+    pages = {path.relative_to(DOCS).as_posix() for path in WRITTEN_BY_HAND if path.parent.name != "recipes"}
+    assert not pages - {"index.md"} - {link for link, _ in LINK.findall(index)}
+    readme = (ROOT / "README.md").read_text()
+    for page in ("stages", "objectives"):
+        named = re.findall(r"^- \[([\w_]+)\]\(#", (DOCS / f"reference/{page}.md").read_text(), re.MULTILINE)
+        assert len(named) > 10 and not [
+            name for name in named if f"[`{name}`](docs/reference/{page}.md#{name})" not in readme
+        ]
 
 
 def test_each_pipeline_has_its_page_and_the_page_of_systems_names_it_once():
