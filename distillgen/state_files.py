@@ -103,12 +103,18 @@ def _damaged(directory: Path) -> Iterator[Path]:
 def partial_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a new file, which replaces the old one when the block ends, also by an exception."""
     partial = path.with_name(path.name + PARTIAL)
-    stream = partial.open("wb", buffering=BUFFER_BYTES)
+    stream = new_file(partial)
     try:
         yield stream
     finally:
         stream.close()  # Windows renames no open file
         os.replace(partial, path)
+
+
+def new_file(path: Path) -> IO[bytes]:
+    """Open a new file. Who reads the one that a killed process left keeps it: it is not emptied."""
+    path.unlink(missing_ok=True)
+    return path.open("wb", buffering=BUFFER_BYTES)
 
 
 def replace_text(path: Path, text: str) -> None:

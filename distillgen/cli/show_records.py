@@ -13,6 +13,7 @@ from distillgen.errors import ConfigError
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.places import is_there
 from distillgen.record import GATHERED, META, Record
+from distillgen.state_files import PARTIAL
 from distillgen.text.display import field_lines, number, shortened
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def lineage(run: Run, beginning: str, json_wanted: bool) -> None:
     """Print the record whose id begins so, its parents, and the requests and answers that made it."""
     from distillgen.runs.directory import read_records
 
-    files = sorted((run.directory / "stages").glob("*.jsonl*"), reverse=True)
+    names = {path.name.removesuffix(PARTIAL) for path in (run.directory / "stages").glob("*.jsonl*")}
+    files = [run.directory / "stages" / name for name in sorted(names, reverse=True)]
     record_id = _complete_id(run, files, beginning)
     ids, chain = {record_id}, dict[str, Record]()
     for path in files:
@@ -88,6 +90,8 @@ def lineage(run: Run, beginning: str, json_wanted: bool) -> None:
             if record.id in ids and record.id not in chain:
                 chain[record.id] = record
                 ids.update(record.parents)
+    if record_id not in chain:
+        raise ConfigError(f"a run writes the rows of {run.directory} anew, and '{record_id}' is gone")
     place, answers = run.ledger, {}
     if is_there(place):
         ledger = Ledger(place, read_only=True)

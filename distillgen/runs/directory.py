@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from distillgen.errors import ConfigError, DistillgenError, did_you_mean
 from distillgen.extras import need
@@ -40,13 +41,18 @@ class Run:
     @property
     def state(self) -> dict[str, Any]:
         """Return the content of `usage.json`: state, stages, models, totals."""
+        state = self._stored_state()
+        if state["state"] == "running" and not is_running(self.directory):
+            state = self._stored_state()  # a run that has ended just now wrote it before its lock was free
+            if state["state"] == "running" and not is_running(self.directory):
+                state["state"] = "killed"
+        return state
+
+    def _stored_state(self) -> dict[str, Any]:
         try:
-            state = load_state(self.directory / "usage.json", *STATE)
+            return load_state(self.directory / "usage.json", *STATE)
         except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(f"'{self.directory}' is not a run directory (it has no usage.json)") from None
-        if state["state"] == "running" and not is_running(self.directory):
-            state["state"] = "killed"
-        return state
 
     @property
     def lock(self) -> dict[str, Any]:
@@ -255,17 +261,24 @@ class Rows(Sequence[Record]):
 
 def read_lines(path: Path) -> Iterator[bytes]:
     """Give the lines of a file of a run, each a row as JSON, also while the file is being written."""
-    if not path.exists():
-        path = path.with_name(path.name + PARTIAL)
-    if not path.exists():
+    if (stream := open_rows(path)) is None:
         return
-    with path.open("rb") as stream:
+    with stream:
         for line in stream:
             if not line.endswith(b"\n"):
-                if path.suffix == PARTIAL:
+                if stream.name.endswith(PARTIAL):
                     return  # still being written
                 raise Damaged(path, "its last line has no end")
             yield line
+
+
+def open_rows(path: Path) -> IO[bytes] | None:
+    """Open a file of rows, or the one that is being written; return None if there is neither."""
+    partial = path.with_name(path.name + PARTIAL)
+    for place in (path, partial, path):  # once more: the run may rename it between the two looks
+        with suppress(FileNotFoundError):
+            return place.open("rb")
+    return None
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from distillgen.errors import ConfigError
 from distillgen.inference.ledger_files import salvage
 from distillgen.inference.places import Place
 from distillgen.platforms import lock, open_folder
+from distillgen.runs.directory import is_running
 from distillgen.runs.state import Options
 from distillgen.state_files import SEEDS
 
 log = logging.getLogger("distillgen")
 
+LOOK_S = 5.0  # the longest that a command that looks whether a run goes on may hold its lock
 SIGNS = ("run.lock", "pipeline.lock.yaml", "usage.json", SEEDS)  # one of them is in every run
 WRITTEN_OVER = ("README.md", "corpus.jsonl", "dropped.jsonl", "report.html", "run.log", "stages", "student")
 
@@ -41,15 +44,21 @@ def directory_lock(directory: Path) -> Iterator[None]:
             f"cannot write to '{directory}': {error.strerror}. Choose another directory with --out"
         ) from error
     with stream:
-        try:
-            lock(stream.fileno())
-        except BlockingIOError:
-            stream.seek(0)
-            process = stream.read().strip(" \0\n") or "unknown"
-            raise ConfigError(
-                f"'{directory}' is in use by another run (process {process}); "
-                f"wait for it, look at it with: distillgen status {directory}, or choose another --out"
-            ) from None
+        until = time.monotonic() + LOOK_S
+        while True:
+            try:
+                lock(stream.fileno())
+                break
+            except BlockingIOError:
+                if time.monotonic() < until and not is_running(directory):
+                    time.sleep(0.005)  # a command looks whether a run goes on
+                    continue
+                stream.seek(0)
+                process = stream.read().strip(" \0\n") or "unknown"
+                raise ConfigError(
+                    f"'{directory}' is in use by another run (process {process}); "
+                    f"wait for it, look at it with: distillgen status {directory}, or choose another --out"
+                ) from None
         stream.truncate(0)
         stream.write(str(os.getpid()))
         stream.flush()

@@ -17,6 +17,7 @@ from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import Teacher
 from distillgen.record import Record, dumps
 from distillgen.stages._rounds import ROUND, FinishedRound
+from distillgen.state_files import new_file
 from distillgen.teachers.network import NetworkTeacherSpec
 from distillgen.teachers.transformers import TransformersSpec
 from distillgen.training import students
@@ -82,7 +83,7 @@ class Round:
         sha, kept = hashlib.sha256(), 0
         partial = place / "records.jsonl.partial"
         try:
-            with partial.open("wb") as out:
+            with new_file(partial) as out:
                 async for chunk in chunks:
                     for record in chunk:
                         if number is None or record.fields.get(ROUND) == number:

@@ -14,14 +14,17 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
+from distillgen.errors import DistillgenError
+from distillgen.platforms import lock, open_folder
 from distillgen.record import META, Record, digest, loads_own, text_of
-from distillgen.state_files import PARTIAL, Damaged
+from distillgen.runs.directory import open_rows
+from distillgen.state_files import Damaged
 
 FOLDER = "view"
 FORMAT = 2
@@ -45,7 +48,7 @@ PRAGMA user_version = {FORMAT};
 
 
 class RowIndex:
-    """The index of one file of rows. One thread calls `update`; any thread may read."""
+    """The index of one file of rows. One thread of a process calls `update`; any thread may read."""
 
     def __init__(
         self,
@@ -63,22 +66,20 @@ class RowIndex:
         self._drops: dict[tuple[str, str], int] = {}
         self._names: dict[str, int] = {}
 
-    @property
-    def file(self) -> Path:
-        """The file of rows: the finished one, or the one that is being written."""
-        partial = self.rows.with_name(self.rows.name + PARTIAL)
-        return self.rows if self.rows.exists() or not partial.exists() else partial
+    def open(self) -> IO[bytes]:
+        """Open the file of rows: the finished one, or the one that is being written."""
+        if (stream := open_rows(self.rows)) is None:
+            raise FileNotFoundError(f"there is no file '{self.rows}'")
+        return stream
 
     def update(self, most_s: float = 1e9) -> bool:
         """Index rows that are new since the last call, for at most so many seconds; return whether there may
         be more. A file that was written anew is indexed from its beginning.
         """
         end = time.monotonic() + most_s
-        try:
-            stream = self.file.open("rb")
-        except FileNotFoundError:
+        if (stream := open_rows(self.rows)) is None:
             return False
-        with stream, closing(self._opened(stream)) as database:
+        with stream, self._opened(stream) as database:
             start, position = database.execute(
                 "SELECT size, (SELECT ifnull(max(position) + 1, 0) FROM rows) FROM file"
             ).fetchone()
@@ -91,31 +92,40 @@ class RowIndex:
                 if time.monotonic() > end:
                     return True
             _note(database, stream, start)
-            self.whole = self.file == self.rows and start == os.fstat(stream.fileno()).st_size
+            self.whole = stream.name == str(self.rows) and start == os.fstat(stream.fileno()).st_size
         return False
 
-    def _opened(self, stream: IO[bytes]) -> sqlite3.Connection:
-        """Open the index to write it; begin it anew if it is of another file."""
-        database = None
-        if self.path.exists():
-            database = sqlite3.connect(self.path)
-            with suppress(sqlite3.DatabaseError):
-                if _is_of(database, stream):
-                    self._drops = {
-                        (stage, name): drop_id
-                        for drop_id, stage, name in database.execute("SELECT * FROM drops")
-                    }
-                    self._names = {name: name_id for name_id, name in database.execute("SELECT * FROM names")}
-                    return _fast(database)
-            database.close()
-        for suffix in ("", "-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-        self._drops, self._names = {}, {}
-        database = _fast(sqlite3.connect(self.path))
-        database.executescript(_SCHEMA)
-        with database:
-            database.execute("INSERT INTO file VALUES (?, 0, 0, x'')", (os.fstat(stream.fileno()).st_ino,))
-        return database
+    @contextmanager
+    def _opened(self, stream: IO[bytes]) -> Iterator[sqlite3.Connection]:
+        """Open the index to write it, one process at a time; begin it anew if it is of another file."""
+        self.path.parent.mkdir(exist_ok=True)
+        with open_folder(self.path.parent) as folder:
+            lock(folder, wait=True)
+            try:
+                database = self._begun(stream)
+            except sqlite3.DatabaseError:  # it is damaged
+                for suffix in ("", "-wal", "-shm"):
+                    self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+                database = self._begun(stream)
+            with closing(database):
+                self._drops = {
+                    (stage, name): drop_id for drop_id, stage, name in database.execute("SELECT * FROM drops")
+                }
+                self._names = {name: name_id for name_id, name in database.execute("SELECT * FROM names")}
+                yield database
+
+    def _begun(self, stream: IO[bytes]) -> sqlite3.Connection:
+        """Open the index; if it is of another file, empty it in one transaction: no reader sees half."""
+        with ExitStack() as opened:
+            database = _fast(opened.enter_context(closing(sqlite3.connect(self.path, timeout=30))))
+            if not _is_of(database, stream):
+                names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+                drops = "".join(f'DROP TABLE "{name}";' for (name,) in names)
+                inode = os.fstat(stream.fileno()).st_ino
+                first = f"INSERT INTO file VALUES ({inode}, 0, 0, x'');"
+                database.executescript(f"BEGIN IMMEDIATE; {drops} {_SCHEMA} {first} COMMIT;")
+            opened.pop_all()
+            return database
 
     def _add(self, database: sqlite3.Connection, lines: Sequence[bytes], start: int, position: int) -> None:
         rows, scores = [], []
@@ -147,7 +157,7 @@ class RowIndex:
         try:
             return len(line), self.as_row(loads_own(line))[META]
         except (ValueError, KeyError, TypeError) as error:
-            raise Damaged(self.file, "it has a line that is no row") from error
+            raise Damaged(self.rows, "it has a line that is no row") from error
 
     def _drop(self, database: sqlite3.Connection, stage: str, name: str) -> int:
         if (stage, name) not in self._drops:
@@ -163,30 +173,40 @@ class RowIndex:
 
     def read(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query; none before anything is indexed."""
-        if not self.path.exists():
-            return []
-        with closing(sqlite3.connect(self.path, timeout=30)) as database:
-            database.create_function("has_text", 5, _Texts(self).has)
-            try:
+        try:
+            with closing(self._connected()) as database:
+                database.create_function("has_text", 5, _Texts(self).has)
                 return list(database.execute(query, values))
-            except sqlite3.DatabaseError as error:
-                if any(sign in str(error) for sign in ("no such table", "not a database")):
-                    return []  # the first rows are on their way, also into the place of a damaged index
-                raise
+        except sqlite3.DatabaseError as error:
+            if any(sign in str(error) for sign in ("unable to open", "no such table", "not a database")):
+                return []  # the first rows are on their way, also into the place of a damaged index
+            raise
+
+    def _connected(self) -> sqlite3.Connection:
+        """Open the index to read it; do not make an empty one where there is none."""
+        return sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=rw", uri=True, timeout=30)
 
     def snapshot(self) -> sqlite3.Connection:
         """Open the index as it is at this moment, whatever is indexed later."""
-        database = sqlite3.connect(self.path, timeout=30)
+        database = self._connected()
         database.execute("BEGIN")
         return database
 
     def records(self, places: Sequence[tuple[int, int]]) -> list[Record]:
-        """Return the records at these places in the file, each from its start to its stop."""
+        """Return the records at these places in the file, each from its start to its stop.
+
+        Raise DistillgenError if they are elsewhere by now, because a run has written the file anew.
+        """
         records = []
-        with self.file.open("rb") as stream:
-            for start, stop in places:
-                stream.seek(start)
-                records.append(Record.from_row(self.as_row(loads_own(stream.read(stop - start)))))
+        try:
+            with self.open() as stream:
+                for start, stop in places:
+                    stream.seek(start)
+                    records.append(Record.from_row(self.as_row(loads_own(stream.read(stop - start)))))
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            raise DistillgenError(
+                f"a run writes '{self.rows}' anew at this moment; look at it again in a second"
+            ) from error
         return records
 
     @property
@@ -207,10 +227,17 @@ class _Texts:
     def has(self, start: int, meta: int, stop: int, text: str, field: str) -> bool:
         """Return whether a row has a text in a field, or in any field for ""; upper and lower case are equal.
 
-        The field `dropped` stands for the reason of the drop.
+        The field `dropped` stands for the reason of the drop. A row that is elsewhere by now, because a run
+        has written the file anew, has no text.
         """
+        try:
+            return self._has(start, meta, stop, text, field)
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return False
+
+    def _has(self, start: int, meta: int, stop: int, text: str, field: str) -> bool:
         if self._bytes is None or len(self._bytes) < stop:
-            with self._index.file.open("rb") as stream:
+            with self._index.open() as stream:
                 self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         if (text, field) != self._query:
             self._query, self._occurs = (text, field), _occurrence(text)
@@ -300,7 +327,7 @@ def folder_for(directory: Path) -> Path:
     try:
         folder.mkdir(exist_ok=True)
         (folder / ".writable").touch()
-        (folder / ".writable").unlink()
+        (folder / ".writable").unlink(missing_ok=True)
     except OSError:
         folder = Path(tempfile.gettempdir()) / f"distillgen-view-{digest(str(directory.resolve()))}"
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,0 +1,182 @@
+"""Commands that look at a run while another process begins it, ends it, or writes its rows anew."""
+
+import fcntl
+import json
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import distillgen
+from distillgen.cli import show_records
+from distillgen.errors import ConfigError, DistillgenError
+from distillgen.record import Record, dumps
+from distillgen.runs import directory as run_directory
+from distillgen.runs.directory import Run, read_records
+from distillgen.runs.lock import directory_lock
+from distillgen.state_files import PARTIAL, partial_file
+from distillgen.viewer.row_index import RowIndex, folder_for
+from distillgen.viewer.selection import Selection, count_of
+
+
+def lines(count, text="answer"):
+    records = (Record(f"{i:04x}", {"answer": f"{text} {i}"}, (), f"seeds:{i}") for i in range(count))
+    return b"".join(dumps(one.row(), sort_keys=False) + b"\n" for one in records)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """The rows that left a stage, in the file that a run is writing."""
+    path = tmp_path / "stages" / "01-source.jsonl"
+    path.parent.mkdir()
+    path.with_name(path.name + PARTIAL).write_bytes(lines(3))
+    return path
+
+
+def as_it_is_opened(monkeypatch, path, act):
+    """Do something in the moment before a file is opened."""
+    real = Path.open
+
+    def opened(self, *args, **options):
+        if self == path and path.exists():
+            act()
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
+
+
+@pytest.mark.parametrize("reader", ["rows", "index"])
+def test_rows_that_a_run_renames_as_they_are_opened_are_read(monkeypatch, rows, reader):
+    partial = rows.with_name(rows.name + PARTIAL)
+    as_it_is_opened(monkeypatch, partial, lambda: os.replace(partial, rows))
+    if reader == "rows":
+        assert len(list(read_records(rows))) == 3
+    else:
+        index = RowIndex(rows, folder_for(rows.parent.parent))
+        index.update()
+        assert index.whole and index.count == 3
+
+
+def test_a_record_is_shown_whose_stage_ends_at_this_moment(monkeypatch, project, rows, capsys):
+    distillgen.run(
+        {
+            "version": 1,
+            "models": {},
+            "stages": [{"source": {"path": str(project.rows("s.jsonl", [{"a": 1}]))}}],
+        },
+        out=rows.parent.parent / "run",
+    )
+    run = Run(rows.parent.parent / "run")
+    stage = next((run.directory / "stages").iterdir())
+    (record,) = read_records(stage)
+    os.replace(stage, partial := stage.with_name(stage.name + PARTIAL))
+    find = show_records._complete_id
+
+    def found_just_before(*args):
+        record_id = find(*args)
+        os.replace(partial, stage)
+        return record_id
+
+    monkeypatch.setattr(show_records, "_complete_id", found_just_before)
+    show_records.lineage(run, record.id[:6], False)
+    assert record.id in capsys.readouterr().out
+
+
+def test_a_run_that_ends_between_two_looks_was_not_killed(monkeypatch, tmp_path):
+    state = dict.fromkeys(run_directory.STATE, None)
+    file = tmp_path / "usage.json"
+    file.write_text(json.dumps(state | {"state": "running"}))
+    assert Run(tmp_path).state["state"] == "killed"  # the control
+
+    def is_running(directory):
+        file.write_text(json.dumps(state | {"state": "finished"}))
+        return False
+
+    monkeypatch.setattr(run_directory, "is_running", is_running)
+    assert Run(tmp_path).state["state"] == "finished"
+
+
+def test_a_run_begins_while_a_command_looks_whether_it_goes_on(tmp_path):
+    (tmp_path / "run.lock").touch()
+    looking, looks = (tmp_path / "run.lock").open(), threading.Event()
+
+    def look():
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        looks.set()
+        time.sleep(0.2)
+        looking.close()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    looks.wait()
+    with directory_lock(tmp_path), pytest.raises(ConfigError, match=f"process {os.getpid()}"):  # the control
+        with directory_lock(tmp_path):
+            pass
+    thread.join()
+
+
+def test_who_reads_the_rows_of_a_killed_run_keeps_them_when_the_next_begins(rows):
+    with rows.with_name(rows.name + PARTIAL).open("rb") as reader:
+        with partial_file(rows) as stream:
+            stream.write(lines(1))
+            stream.flush()
+            assert reader.read() == lines(3)
+    assert rows.read_bytes() == lines(1)
+
+
+def test_an_index_of_rows_that_are_elsewhere_by_now_says_so(rows):
+    index = RowIndex(rows, folder_for(rows.parent.parent))
+    index.update()
+    places = [place[1:] for place in index.read("SELECT position, start, stop FROM rows")]
+    text = Selection(text="answer 1")
+    assert len(index.records(places)) == 3 and count_of(index, text) == 1
+    for content in (lines(1), b"", lines(3, "a much longer answer")):
+        os.replace(rows.with_name(rows.name + PARTIAL), rows.with_name("old"))
+        rows.with_name(rows.name + PARTIAL).write_bytes(content)
+        with pytest.raises(DistillgenError, match="anew at this moment"):
+            index.records(places)
+        assert count_of(index, text) == 0
+    rows.with_name(rows.name + PARTIAL).unlink()
+    with pytest.raises(DistillgenError, match="anew at this moment"):
+        index.records(places)
+    assert count_of(index, text) == 0
+    index.path.unlink()
+    assert index.count == 0 and not index.path.exists()
+
+
+def test_two_that_index_the_same_rows_wait_for_each_other(monkeypatch, rows):
+    """As two `view` of one run do, or `view` and `diff`."""
+    first, second = (RowIndex(rows, folder_for(rows.parent.parent)) for _ in range(2))
+    inside, add, problems = threading.Event(), RowIndex._add, []
+
+    def add_later(self, *args):
+        if self is first:
+            inside.set()
+            time.sleep(0.2)
+        add(self, *args)
+
+    def update_first():
+        try:
+            first.update()
+        except Exception as problem:
+            problems.append(problem)
+
+    monkeypatch.setattr(RowIndex, "_add", add_later)
+    thread = threading.Thread(target=update_first)
+    thread.start()
+    inside.wait()
+    second.update()
+    thread.join()
+    assert problems == [] and first.count == second.count == 3
+
+
+def test_an_index_that_was_deleted_is_made_again_while_it_is_looked_at(rows):
+    index = RowIndex(rows, folder_for(rows.parent.parent))
+    index.update()
+    shutil.rmtree(index.path.parent)
+    assert index.count == 0
+    index.update()
+    assert index.count == 3
