@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import orjson
 from distillgen.errors import LedgerError
 from distillgen.inference.ledger import ADD_BATCH, ADD_LINE, ADD_SCORE, COUNTS, UNANSWERED, Answer, Ledger
 from distillgen.inference.logprobs import unpack
-from distillgen.inference.places import Place, resolved
+from distillgen.inference.places import Place, resolved, salvaged
 from distillgen.inference.store import Session, Store, insert
 from distillgen.state_files import PARTIAL
 
@@ -103,29 +102,47 @@ class _Copy:
 def salvage(path: Path) -> tuple[int, Path]:
     """Replace a damaged ledger by a new one with every answer, score and batch that can still be read.
 
-    Return the number of answers and the new path of the damaged file.
+    Return the number of answers and the new path of the damaged file. If the process is killed, the next call
+    goes on. From the moment when the new ledger is whole until it is in its place, neither can be opened.
     """
-    damaged = path.with_name(f"{path.name}.damaged-{int(time.time())}")
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            os.replace(part, damaged.with_name(damaged.name + suffix))
-    with contextlib.closing(sqlite3.connect(damaged)) as source:
+    whole = salvaged(path)
+    if not whole.exists():
+        partial = whole.with_name(whole.name + PARTIAL)
+        for part in (*_files_of(partial), partial.with_name(partial.name + ".reserve")):
+            part.unlink(missing_ok=True)  # of a process that was killed
+        _copy_readable(path, partial)
+        os.replace(partial, whole)
+    damaged = path.with_name(f"{path.name}.damaged-{int(whole.stat().st_mtime)}")
+    for part, kept in zip(reversed(_files_of(path)), reversed(_files_of(damaged)), strict=True):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(part, kept)
+    os.replace(whole, path)
+    with _opened(path, read_only=True) as store:
+        return int(store.rows("SELECT count(*) FROM answers")[0][0]), damaged
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return the files of a database: its own, then its log and the index of the log."""
+    return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
+
+
+def _copy_readable(path: Path, into: Path) -> None:
+    """Copy what can be read of a damaged ledger into a new one."""
+    with contextlib.closing(sqlite3.connect(path)) as source:
         source.execute("PRAGMA writable_schema = ON")
         columns = _columns_of(source)
 
-    def copy(session: Session) -> int:
-        rows = (Answer(*row) for row in _readable(damaged, "answers", columns, "key"))
+    def copy(session: Session) -> None:
+        rows = (Answer(*row) for row in _readable(path, "answers", columns, "key"))
         answers = (_with_texts(row) for row in rows if row.completion == b"" or _is_complete(row))
-        count = int(session.executemany(store.add(Answer._fields).text(), answers).rowcount)
-        session.executemany(ADD_BATCH.text(), _readable(damaged, "batches", "uuid, file, batch", "uuid"))
-        lines = _readable(damaged, "batch_lines", "custom_id, uuid", "custom_id")
+        session.executemany(store.add(Answer._fields).text(), answers)
+        session.executemany(ADD_BATCH.text(), _readable(path, "batches", "uuid, file, batch", "uuid"))
+        lines = _readable(path, "batch_lines", "custom_id, uuid", "custom_id")
         session.executemany(ADD_LINE.text(), lines)
-        session.executemany(ADD_SCORE.text(), _readable_scores(damaged))
-        return count
+        session.executemany(ADD_SCORE.text(), _readable_scores(path))
 
-    with _opened(path) as store:
-        return store.transact(copy), damaged
+    with _opened(into) as store:
+        store.transact(copy)
 
 
 def verify(place: Place) -> Verdict:

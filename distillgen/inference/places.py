@@ -58,4 +58,11 @@ def is_there(place: Place) -> bool:
     """Return whether a ledger can be opened; of a database, only opening it can tell. A file is empty if the
     process that made it was killed before it held any answer.
     """
-    return not isinstance(place, Path) or place.is_file() and place.stat().st_size > 0
+    if not isinstance(place, Path) or salvaged(place).exists():
+        return True
+    return place.is_file() and place.stat().st_size > 0
+
+
+def salvaged(path: Path) -> Path:
+    """Return the file of the ledger that `--salvage` makes, until it is in the damaged one's place."""
+    return path.with_name(f"{path.name}.salvaged")

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from distillgen.errors import LedgerError
+from distillgen.inference.places import salvaged
 from distillgen.inference.store import ENOUGH, Row, Session, Statement, Store, T, insert
 from distillgen.platforms import network_file_system
 
@@ -62,7 +63,7 @@ class SqliteStore(Store):
         with self.errors(), contextlib.ExitStack() as opened:
             if not read_only:
                 _refuse_network(path)
-            _refuse_truncated(path)
+            _refuse_damaged(path)
             self._read = opened.enter_context(contextlib.closing(connect(path, read_only)))
             version = self._read.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, 2, VERSION):
@@ -119,9 +120,9 @@ class SqliteStore(Store):
             try:
                 return self._once(work, alone)
             except sqlite3.OperationalError as error:
-                if "full" not in str(error) or not self._reserve.exists():
+                if "full" not in str(error):
                     raise
-                self._reserve.unlink()
+                self._reserve.unlink(missing_ok=True)  # another process may have freed it just now
                 with contextlib.suppress(sqlite3.OperationalError):  # a checkpoint that does not fit can wait
                     self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
                 self._once(work, alone)
@@ -163,9 +164,12 @@ class SqliteStore(Store):
         return sum(file.stat().st_size for file in files if file.exists())
 
     def close(self) -> None:
-        """Close both connections."""
+        """Close both connections. The last process that asks removes the reserve, which is for all."""
+        others = False
+        with contextlib.suppress(LedgerError):  # a damaged file is closed, too
+            others = bool(self.rows("SELECT 1 FROM owners LIMIT 1"))
         self._opened.close()
-        if not self.read_only:
+        if not (self.read_only or others):
             self._reserve.unlink(missing_ok=True)
 
 
@@ -206,23 +210,32 @@ def _refuse_network(path: Path) -> None:
         )
 
 
-def _refuse_truncated(path: Path) -> None:
-    """Raise LedgerError if the file is cut short. SQLite notices a missing page only when it reads it."""
+def _refuse_damaged(path: Path) -> None:
+    """Raise LedgerError if the file is cut short, or is being replaced by a salvaged one. SQLite notices a
+    missing page only when it reads it.
+    """
+    if salvaged(path).exists():
+        raise _damaged(path, "a --salvage of it was interrupted")
+    if (how := _damage(path)) and (how := _damage(path)):  # between two looks, another process compacts it
+        raise _damaged(path, how)
+
+
+def _damage(path: Path) -> str:
+    """Return what the header and the size of a file show to be wrong with it, or "" if it looks whole."""
     try:
         with path.open("rb") as stream:
             header = stream.read(100)
     except FileNotFoundError:
-        return
+        return ""
     if not header:
-        return
+        return ""
     page = int.from_bytes(header[16:18], "big")
     promised = int.from_bytes(header[28:32], "big") * (65536 if page == 1 else page)
     if not header.startswith(b"SQLite format 3\0") or len(header) < 100:
-        raise _damaged(
-            path, "it does not begin as a ledger does; if it is another file, give another --ledger"
-        )
-    if path.stat().st_size < promised and not path.with_name(path.name + "-wal").exists():
-        raise _damaged(path, f"it is cut short: {path.stat().st_size:,} of {promised:,} bytes")
+        return "it does not begin as a ledger does; if it is another file, give another --ledger"
+    if (size := path.stat().st_size) < promised and not path.with_name(path.name + "-wal").exists():
+        return f"it is cut short: {size:,} of {promised:,} bytes"
+    return ""
 
 
 def _damaged(path: Path, how: str) -> LedgerError:

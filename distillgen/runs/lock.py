@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distillgen.errors import ConfigError
 from distillgen.inference.ledger_files import salvage
-from distillgen.inference.places import Place
+from distillgen.inference.places import Place, is_there
 from distillgen.platforms import lock, open_folder
 from distillgen.runs.directory import is_running
 from distillgen.runs.state import Options
@@ -80,7 +80,7 @@ def ledger_in_use(place: Place, options: Options) -> Iterator[None]:
         yield
         return
     with open_folder(place.parent) as folder:
-        if options.salvage and place.exists():
+        if options.salvage and is_there(place):
             try:
                 lock(folder)
             except BlockingIOError:

@@ -2,9 +2,12 @@
 
 import asyncio
 import os
+import shutil
+import signal
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import fields, replace
+from itertools import count
 from pathlib import Path
 
 import orjson
@@ -14,9 +17,11 @@ from hypothesis import strategies as st
 
 import distillgen
 from distillgen.errors import LedgerError
+from distillgen.inference import ledger_files
 from distillgen.inference.ledger import Answer, Ledger
 from distillgen.inference.ledger_files import compact, merge, salvage, verify
 from distillgen.inference.logprobs import pack
+from distillgen.inference.places import is_there
 from distillgen.inference.request import Completion, Request
 from distillgen.inference.sqlite_store import VERSION, as_ledger_errors
 from distillgen.platforms import network_file_system
@@ -538,6 +543,86 @@ def test_a_truncated_ledger_is_refused_and_salvaged(tmp_path):
     assert 1000 < count < 3000 and len(rows) == count == usage[0].answers
     assert all(text == f"t{int.from_bytes(k, 'big')}" for k, text in rows.items())
     assert kept.stat().st_size == size * 3 // 4
+
+
+def test_a_ledger_that_is_compacted_as_it_is_opened_is_not_cut_short(tmp_path, monkeypatch):
+    path = tmp_path / "ledger.sqlite3"
+    fill(path, answers(300, text="long " * 200), answers(300))
+    stat, sizes = Path.stat, [path.stat().st_size]
+
+    def compacted_just_before(self, **options):
+        if self == path and len(sizes) == 1:
+            sizes.append(0)
+            sizes.append(compact(path).after)
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", compacted_just_before)
+    Ledger(path, read_only=True).close_now()
+    assert sizes[-1] < sizes[0]
+
+
+def test_the_reserve_is_there_as_long_as_somebody_asks(tmp_path):
+    async def share():
+        path = tmp_path / "ledger.sqlite3"
+        reserve = path.with_name(path.name + ".reserve")
+        asks = Ledger(path)
+        await asks.claims.take([b"k" * 16], "r", "s", "m", 0.0)
+        Ledger(path).close_now()
+        there = reserve.exists()
+        await asks.close()
+        return there, reserve.exists()
+
+    assert asyncio.run(share()) == (True, False)
+
+
+def killed_after(steps, action):
+    """Carry out an action in a process that dies by SIGKILL in its step after so many; return whether it did.
+    A step renames a file or copies an answer.
+    """
+    pid = os.fork()
+    if not pid:
+        left = [steps]
+
+        def counted(step):
+            def act(*args):
+                left[0] -= 1
+                if left[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return step(*args)
+
+            return act
+
+        ledger_files.os.replace = counted(os.replace)
+        ledger_files._with_texts = counted(ledger_files._with_texts)
+        action()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def test_a_salvage_that_is_killed_at_any_step_loses_nothing(tmp_path):
+    fill(tmp_path / "before.sqlite3", answers(4))
+    for steps in count():
+        path = tmp_path / str(steps) / "ledger.sqlite3"
+        path.parent.mkdir()
+        shutil.copyfile(tmp_path / "before.sqlite3", path)
+        with closing(sqlite3.connect(path)) as live:
+            live.execute("PRAGMA wal_autocheckpoint = 0")
+            live.execute("UPDATE answers SET completion = replace(completion, 't3', 'in the log alone')")
+            live.commit()
+            files = {file: file.read_bytes() for file in path.parent.iterdir()}
+        for file, content in files.items():
+            file.write_bytes(content)
+        if not killed_after(steps, lambda path=path: salvage(path)):
+            break
+        assert is_there(path), "a run would begin another ledger"
+        rows = {i.to_bytes(32, "big"): f"t{i}" for i in range(4)}
+        rows[(3).to_bytes(32, "big")] = "in the log alone"
+        with suppress(LedgerError):
+            assert contents(path)[0] == rows
+        salvaged, kept = salvage(path)
+        assert salvaged == 4 and contents(path)[0] == contents(kept)[0] == rows
+        assert {file.name for file in path.parent.iterdir()} == {path.name, kept.name}
+    assert steps > 5
 
 
 def test_a_page_in_the_middle_overwritten_costs_only_its_rows(tmp_path):
