@@ -66,7 +66,7 @@ def verify(ledgers: Sequence[str], as_json: bool) -> None:
         for fault in faults:
             show.say(f"  {fault}")
         if faults and not isinstance(read_place(path), Database):
-            show.say("  run with --salvage: it copies every answer that can be read to a new ledger")
+            show.say("  distillgen run with --salvage copies every answer that can be read to a new ledger")
     if any(verdict.faults for verdict in verdicts.values()):
         sys.exit(3)  # some answers cannot be used
 

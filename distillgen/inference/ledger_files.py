@@ -104,6 +104,7 @@ def salvage(path: Path) -> tuple[int, Path]:
 
     Return the number of answers and the new path of the damaged file. If the process is killed, the next call
     goes on. From the moment when the new ledger is whole until it is in its place, neither can be opened.
+    Raise LedgerError, and leave the file where it is, if no answer can be read.
     """
     whole = salvaged(path)
     if not whole.exists():
@@ -127,10 +128,16 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def _copy_readable(path: Path, into: Path) -> None:
-    """Copy what can be read of a damaged ledger into a new one."""
-    with contextlib.closing(sqlite3.connect(path)) as source:
+    """Copy what can be read of a damaged ledger into a new one. Raise LedgerError if nothing can."""
+    columns = ""
+    with contextlib.closing(sqlite3.connect(path)) as source, contextlib.suppress(sqlite3.DatabaseError):
         source.execute("PRAGMA writable_schema = ON")
         columns = _columns_of(source)
+    if "key" not in columns:
+        raise LedgerError(
+            f"'{path}' is no ledger, or one that has lost its beginning: no answer can be read from it. "
+            "Restore a copy of it, or give another --ledger"
+        )
 
     def copy(session: Session) -> None:
         rows = (Answer(*row) for row in _readable(path, "answers", columns, "key"))

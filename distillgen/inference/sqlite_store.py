@@ -26,6 +26,9 @@ _AS_NOW = (
 )
 
 
+_OTHER = "Give the file of a ledger, or a new name"
+
+
 def schema(columns: Sequence[str], usage: Sequence[str]) -> str:
     """Return the SQL of the tables; `usage` are the columns that sums are made of."""
     return f"""
@@ -64,6 +67,7 @@ class SqliteStore(Store):
             if not read_only:
                 _refuse_network(path)
             _refuse_damaged(path)
+            _refuse_foreign(path, read_only)
             self._read = opened.enter_context(contextlib.closing(connect(path, read_only)))
             version = self._read.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, 2, VERSION):
@@ -221,7 +225,9 @@ def _refuse_damaged(path: Path) -> None:
 
 
 def _damage(path: Path) -> str:
-    """Return what the header and the size of a file show to be wrong with it, or "" if it looks whole."""
+    """Return what the size of a file shows to be wrong with it, or "" if it looks whole. Raise LedgerError if
+    it is no database.
+    """
     try:
         with path.open("rb") as stream:
             header = stream.read(100)
@@ -232,19 +238,29 @@ def _damage(path: Path) -> str:
     page = int.from_bytes(header[16:18], "big")
     promised = int.from_bytes(header[28:32], "big") * (65536 if page == 1 else page)
     if not header.startswith(b"SQLite format 3\0") or len(header) < 100:
-        return "it does not begin as a ledger does; if it is another file, give another --ledger"
+        raise LedgerError(f"'{path}' is no ledger: it does not begin as a ledger does. {_OTHER}")
     if (size := path.stat().st_size) < promised and not path.with_name(path.name + "-wal").exists():
         return f"it is cut short: {size:,} of {promised:,} bytes"
     return ""
 
 
+def _refuse_foreign(path: Path, read_only: bool) -> None:
+    """Raise LedgerError for a database of another program, before anything is written into it."""
+    if not path.exists():
+        return
+    with contextlib.closing(connect(path, read_only=True)) as connection:
+        has_tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        columns = {row[1] for row in connection.execute("PRAGMA table_info(answers)")}
+    if (has_tables or read_only) and "key" not in columns:
+        contents = "it is a database of another program" if has_tables else "it is empty"
+        raise LedgerError(f"'{path}' is no ledger: {contents}. {_OTHER}")
+
+
 def _damaged(path: Path, how: str) -> LedgerError:
     return LedgerError(
-        f"the ledger {path} is damaged ({how}). Nothing was asked. Run again with --salvage: every answer "
-        "that "
-        "can still be read is copied to a new ledger, the damaged file is kept, and only what is lost is "
-        "asked "
-        "again"
+        f"the ledger {path} is damaged ({how}). Nothing was asked. Give the command distillgen run with "
+        "--salvage: every answer that can still be read is copied to a new ledger, the damaged file is kept, "
+        "and only what is lost is asked again"
     )
 
 

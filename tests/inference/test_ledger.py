@@ -636,13 +636,35 @@ def test_a_page_in_the_middle_overwritten_costs_only_its_rows(tmp_path):
     assert 2800 < count <= 3000 and len(contents(path)[0]) == count
 
 
-@pytest.mark.parametrize("junk", [b"not a database at all, " * 20, b"SQLite format 3\0" + b"\xff" * 200])
-def test_a_file_that_is_no_ledger_is_refused_and_left_as_it_was(tmp_path, junk):
+def _foreign(path, version=0):
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE answers (question, answer)")
+        connection.execute(f"PRAGMA user_version = {version}")
+
+
+@pytest.mark.parametrize(
+    "make, told",
+    [
+        (lambda path: path.write_bytes(b"not a database at all, " * 20), "is no ledger: it does not begin"),
+        (lambda path: path.write_bytes(b"SQLite format 3\0" + b"\xff" * 200), "damaged .*cut short"),
+        (_foreign, "is no ledger: it is a database of another program"),
+        (lambda path: _foreign(path, version=3), "is no ledger: it is a database of another program"),
+    ],
+)
+def test_a_file_that_is_no_ledger_is_refused_and_left_as_it_was(tmp_path, make, told):
     path = tmp_path / "ledger.sqlite3"
-    path.write_bytes(junk)
-    with pytest.raises(LedgerError, match="damaged"):
-        Ledger(path)
-    assert path.read_bytes() == junk
+    make(path)
+    content = path.read_bytes()
+    for use in (Ledger, verify, compact):
+        with pytest.raises(LedgerError, match=told):
+            use(path)
+    with pytest.raises(LedgerError, match="no answer can be read from it. Restore a copy"):
+        salvage(path)
+    assert path.read_bytes() == content and [*tmp_path.iterdir()] == [path]
+    path.write_bytes(b"")
+    with pytest.raises(LedgerError, match="is no ledger: it is empty"):
+        verify(path)
+    Ledger(path).close_now()  # as if it were not there
 
 
 def test_a_torn_write_ahead_log_keeps_all_that_was_committed(project):
@@ -732,8 +754,8 @@ def test_a_directory_that_cannot_be_written(project):
         ),
         (sqlite3.OperationalError("unable to open database file"), "it cannot be opened. Choose another"),
         (PermissionError(13, "Permission denied"), "it cannot be opened. Choose another"),
-        (sqlite3.DatabaseError("database disk image is malformed"), "is damaged .*Run again with --salvage"),
-        (sqlite3.DatabaseError("file is not a database"), "is damaged .*Run again with --salvage"),
+        (sqlite3.DatabaseError("database disk image is malformed"), "is damaged .*distillgen run with --salvage"),
+        (sqlite3.DatabaseError("file is not a database"), "is damaged .*distillgen run with --salvage"),
         (
             sqlite3.OperationalError("something that nobody has seen yet"),
             "ledger.sqlite3: something that nobody has seen yet",
