@@ -9,11 +9,13 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,6 +39,7 @@ log = logging.getLogger("distillgen")
 CONVERSIONS = 8  # documents that are converted at a time, if there are so many cores
 NAMES = 5  # files that the log names among those that are not read
 BATCH = 256  # rows of a Parquet file that are decoded together
+_SEPARATOR = re.compile(r'"?sep=(.)"?[\r\n]*')  # a first line by which a table tells Excel its separator
 NO_FILES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -150,9 +153,12 @@ def _csv(path: Path, reading: Reading) -> Rows:
         text = io.TextIOWrapper(
             stream, encoding, newline="", errors="surrogateescape" if encoding == "utf-8-sig" else "strict"
         )
-        rows = csv.DictReader(text, delimiter=delimiter, strict=True)
+        first = text.readline()
+        separator = _SEPARATOR.fullmatch(first)
+        lines, before = (text, 1) if separator else (chain([first], text), 0)
+        rows = csv.DictReader(lines, delimiter=separator[1] if separator else delimiter, strict=True)
         row: Row | None
-        names = _columns(rows, path)
+        names = _columns(rows, path, before + 1)
         while True:
             try:
                 if (row := next(rows, None)) is None:
@@ -165,21 +171,21 @@ def _csv(path: Path, reading: Reading) -> Rows:
                 row = f"not CSV: {error}"
             except UnicodeEncodeError:  # errors="surrogateescape" has read a byte that is not UTF-8
                 row = "not UTF-8 text; save the file as UTF-8"
-            yield f":{rows.reader.line_num}", row, ""
+            yield f":{before + rows.reader.line_num}", row, ""
 
 
-def _columns(rows: csv.DictReader[str], path: Path) -> Sequence[str]:
+def _columns(rows: csv.DictReader[str], path: Path, line: int) -> Sequence[str]:
     """Return the names in the heading. Raise ConfigError if a name is there twice, or all are in one cell."""
     try:
         names = [*(rows.fieldnames or ())]
     except csv.Error as error:
-        raise ConfigError(f"not CSV: {error}", path=path.name, line=1) from error
+        raise ConfigError(f"not CSV: {error}", path=path.name, line=line) from error
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"the heading names '{twice[0]}' twice", path=path.name, line=1)
+        raise ConfigError(f"the heading names '{twice[0]}' twice", path=path.name, line=line)
     if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), "")):
         problem = f"the heading is one column, {names[0]!r}: its parts seem to be separated by {other!r}"
         raise ConfigError(
-            f"{problem}; save the table with commas, or with tabs as .tsv", path=path.name, line=1
+            f"{problem}; save the table with commas, or with tabs as .tsv", path=path.name, line=line
         )
     return names
 

@@ -145,6 +145,10 @@ def test_an_earlier_corpus_keeps_its_lineage(project, read, chosen):
 def test_csv(project, read):
     (project.path / "a.csv").write_bytes('\ufeffq,a\r\n"x, ""y""\r\nz",é\r\n\r\n1,\r\n'.encode())
     assert fields(read(path="a.csv")) == [{"q": 'x, "y"\r\nz', "a": "é"}, {"q": "1", "a": ""}]
+    for first in ("sep=;\r\n", '\ufeff"sep=;"\n'):  # as Excel is told the separator
+        (project.path / "a.csv").write_text(f"{first}q;a\n1,5;2\n3\n", encoding="utf-8")
+        good, bad = read(path="a.csv", check=False)
+        assert good.fields == {"q": "1,5", "a": "2"} and (good.source, bad.source) == ("a.csv:3", "a.csv:4")
     project.write("a.tsv", "q\ta\nx, y\tz\n")
     assert fields(read(path="a.tsv")) == [{"q": "x, y", "a": "z"}]
 
