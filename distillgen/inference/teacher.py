@@ -33,6 +33,7 @@ from distillgen.text.display import clipped
 
 log = logging.getLogger("distillgen")
 
+OUTAGE_S = 600.0  # without any answer, after which failing requests stop the run
 REJECTIONS = 20  # rejected requests, and no accepted one, after which the run stops: the pipeline is wrong
 
 _backoff = wait_random_exponential(multiplier=0.5, max=60)
@@ -85,6 +86,9 @@ class Teacher:
         self._refusal: Exception | None = None
         """The error that every further request gets: the endpoint is down, or the run stops."""
         self._rejections = 0
+        self._unanswered, self._silent_since = 0, 0.0
+        """The requests that failed for good by temporary faults since the last answer, and when the first
+        did."""
         self._credentials = dict.fromkeys(self.spec.credentials(), "[withheld]")
         self._probe: asyncio.Task[Any] | None = None
         """The request that tests whether an endpoint can be reached; the others wait for it."""
@@ -259,8 +263,24 @@ class Teacher:
                 f"none of {self._rejections} requests was accepted; the last: {reason}"
             )
             raise self._refusal from error
+        if isinstance(error, Retryable):
+            self._note_outage(error, reason)
         failed = Completion(status="failed", error=self.endpoint.without_address(reason))
         return await self._record(job, [failed for _ in job.samples])
+
+    def _note_outage(self, error: Retryable, reason: str) -> None:
+        """Count a request that failed for good; raise TeacherDown if an outage has lasted too long."""
+        now = time.monotonic()
+        self._silent_since = self._silent_since if self._unanswered else now
+        self._unanswered += 1
+        silence_s = now - self._silent_since
+        if self._unanswered >= REJECTIONS and silence_s >= OUTAGE_S:
+            self._refusal = self.endpoint.down(
+                f"no answer for {silence_s / 60:.0f} minutes, in which {self._unanswered} requests failed; "
+                f"the last: {reason}. The answers so far are safe: when the endpoint is back, give the same "
+                "command again with --retry-failed"
+            )
+            raise self._refusal from error
 
     async def _retry(self, job: _Job, first_fault: Retryable) -> list[Completion]:
         """Ask again after a first fault, until there is an answer or the faults are too many.
@@ -388,6 +408,7 @@ class Teacher:
             counted = pricing.counted(job.request, len(job.samples), completions[: len(job.samples)])
             cost = sum(pricing.cost_usd(job.request, answer) for answer in counted)
             self.activity.answered += 1
+            self._unanswered = 0
             self._settle(counted, len(job.request.json) / 4)
             return await self._record(job, counted)
         finally:

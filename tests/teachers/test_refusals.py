@@ -829,6 +829,28 @@ def test_status_200_without_an_answer_ends_a_hopeless_run_only(project, transpor
     assert len(project.read("runs/b/dropped.jsonl")) > 20
 
 
+def test_an_outage_that_does_not_end_stops_the_run(project, monkeypatch):
+    """The server answers five requests, and then none for longer than a run waits; a shorter outage is waited
+    for.
+    """
+
+    def behave(body, times):
+        number = endpoint.asked.total()
+        return web.Response(status=500) if number > 5 and (number < 50 or endless) else None
+
+    endless = False
+    with Endpoint(behave, latency_s=0.02) as endpoint:
+        project.ask_pipeline(endpoint.url, 200, model=", max_concurrency: 4, max_retries: 0")
+        monkeypatch.setattr("distillgen.inference.teacher.OUTAGE_S", 2.0)
+        run(project, "b")
+        assert endpoint.asked.total() == 200 and len(project.read("runs/b/dropped.jsonl")) > 20
+        endless = True
+        monkeypatch.setattr("distillgen.inference.teacher.OUTAGE_S", 0.2)
+        endpoint.asked.clear()
+        run(project, "c", expect="no answer for 0 minutes.*HTTP 500.*when the endpoint is back.*--retry-failed")
+        assert 25 <= endpoint.asked.total() < 100
+
+
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_elsewhere_is_told_at_once_with_where_it_goes(project, transport, status):
