@@ -72,8 +72,8 @@ class HttpClient(Endpoint):
     """What replaces a parameter that the endpoint does not accept; other parameters are left out."""
     paths: ClassVar[str] = ""
     """A pattern of the paths below an address, at the end of a URL."""
-    usual_url: ClassVar[str] = ""
-    """How most addresses end, for a message."""
+    usual_end: ClassVar[str] = ""
+    """The end of most addresses, for a message."""
     detour: str = ""
     """What helps where nothing is at the address, for a message."""
 
@@ -299,8 +299,7 @@ class HttpClient(Endpoint):
         if isinstance(error, RequestTimeoutError):
             return TimedOut(f"no answer within {self.spec.timeout_s:g} s", used=used)
         if not_sent:
-            fault = f"cannot connect to {place.address.identity}{place.address.proxy()}: {_cause(error)}"
-            return Unreachable(f"{fault}. Is the server running, and base_url right?")
+            return unreachable(place.address, _cause(error))
         return Retryable(f"the connection broke: {_cause(error)}", used=used)
 
     def _connected(self, address: Address) -> Any:
@@ -337,7 +336,8 @@ class HttpClient(Endpoint):
         if start.startswith(b"<"):
             title = page_title(content.decode("utf-8", "replace"))
             where, called = f"{place.address.identity}{place.address.proxy()}", f" ({title})" if title else ""
-            raise WebPage(f"{where} gives a web page{called}, and no answer. Check base_url{self.usual_url}")
+            usual = f": most end in {self.usual_end}" if self.usual_end else ""
+            raise WebPage(f"{where} gives a web page{called}, and no answer. Check base_url{usual}")
         if start.startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
             if answer := self.unstreamed(content):
                 return answer
@@ -356,7 +356,7 @@ class HttpClient(Endpoint):
         sent.
         """
         explanation, where = explanation_of(content), place.address.identity
-        message = self.redact(explanation.message)[:300]
+        message = self.redact(explanation.message)[:300].rstrip(".")  # a sentence may follow
         text = f"HTTP {status}{f': {message}' if message else ''}"
         wait_s = wait_of(headers, explanation, limited=429 in (status, explanation.status))
         kind, proxy = (
@@ -406,8 +406,14 @@ class HttpClient(Endpoint):
         """Return the error for a status that says that the address is wrong, or a redirect."""
         where = place.address.identity
         if status >= 400:
-            check = f"{text}. Check base_url ({where}{proxy}) and model ('{self.spec.model}'){self.detour}"
-            return NothingThere(str(self.down(check)))
+            base = re.sub(self.paths, "", where) if self.paths else where
+            hint = f"; most end in {self.usual_end}" if self.usual_end else ""
+            if base != where:
+                hint = f"; it ends before {where[len(base) :]}"
+            elif where.endswith(self.usual_end):
+                hint = ""
+            check = f"Check base_url ({where}{proxy}{hint}) and model ('{self.spec.model}'){self.detour}"
+            return NothingThere(str(self.down(f"{text}. {check}")))
         target, base_url = (
             urlsplit(urljoin(place.address.url(""), location)),
             urlsplit(place.address.base_url),
@@ -430,6 +436,19 @@ class HttpClient(Endpoint):
         for place in self._places:
             for client in filter(None, (place.client, place.package)):
                 await client.close()
+
+
+def unreachable(address: Address, cause: str) -> Unreachable:
+    """Return the fault of a connection that could not be made."""
+    remedy = "Is the server running, and base_url right?"
+    if "certificate" in cause.lower():
+        remedy = (
+            "Is base_url right, with the name that the certificate bears? To trust a certificate of your "
+            "own: export SSL_CERT_FILE=FILE.pem"
+        )
+    elif "InvalidContentType" in cause or "WRONG_VERSION_NUMBER" in cause:
+        remedy = "The server there does not speak TLS: does base_url begin with http://?"
+    return Unreachable(f"cannot connect to {address.identity}{address.proxy()}: {cause}. {remedy}")
 
 
 def _scalars(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

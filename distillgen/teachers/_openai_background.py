@@ -61,7 +61,7 @@ class Background(NativeClient):
     schema_parameter = "text"
     replacements = {"text": "the schema is put into the prompt"}
     paths = "/responses(/.*)?$"
-    usual_url = ": most end in /v1"
+    usual_end = "/v1"
     detour = "; mode: online does without the Responses API"
 
     def __init__(self, owner: Endpoint) -> None:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
 from distillgen.inference.endpoint import Services
-from distillgen.inference.faults import Rejected, Retryable, TeacherDown, TimedOut, Unreachable
+from distillgen.inference.faults import Rejected, Retryable, TeacherDown, TimedOut
 from distillgen.inference.opening import USER_TURN, opening
 from distillgen.inference.request import LOST_ANSWER, UNUSABLE_ANSWER, Completion, Request
 from distillgen.inference.spec import Spec
 from distillgen.inference.teacher import REJECTIONS
 from distillgen.teachers._addresses import OFFICIAL, Address, Place, azure_headers
-from distillgen.teachers._http_client import GATEWAY, HttpClient
+from distillgen.teachers._http_client import GATEWAY, HttpClient, unreachable
 from distillgen.teachers._openai_spec import OpenAISpec
 from distillgen.teachers._openai_wire import add_schema, completions_of, embedding_of, is_strict, score_of
 from distillgen.teachers._refusal import COMMON, unstreamed
@@ -43,7 +43,7 @@ class OpenAIClient(HttpClient):
         "n": "samples are asked for one by one",
     }
     paths = "(/chat)?/completions$|/embeddings$"
-    usual_url = ": most end in /v1"
+    usual_end = "/v1"
 
     def __init__(self, name: str, spec: Spec, services: Services) -> None:
         self.lacks = frozenset(getattr(spec, "lacks", None) or ())
@@ -225,12 +225,11 @@ class OpenAIClient(HttpClient):
         except openai.APIConnectionError as error:
             if isinstance(error.__cause__, TeacherDown):
                 raise error.__cause__ from error
-            fault = f"{address.identity}{address.proxy()}: {error.__cause__ or error}"
+            cause = str(error.__cause__ or error)
             if _is_unconnected(error):
-                raise Unreachable(
-                    f"cannot connect to {fault}. Is the server running, and base_url right?"
-                ) from error
-            raise Retryable(f"the connection broke: {fault}") from error
+                raise unreachable(address, cause) from error
+            where = f"{address.identity}{address.proxy()}"
+            raise Retryable(f"the connection broke: {where}: {cause}") from error
         except openai.APIStatusError as error:
             response = error.response
             raise self.refusal_of(

@@ -85,7 +85,7 @@ class Gemini(BatchClient, NativeClient):
     schema_parameter = "responseJsonSchema"
     replacements = {"responseJsonSchema": "the schema is put into the prompt"}
     paths = "/models/[^/]*$|/batches.*$"
-    usual_url = ": most end in /v1beta"
+    usual_end = "/v1beta"
 
     @property
     def identity(self) -> str:  # type: ignore[override]
