@@ -61,13 +61,14 @@ class BudgetStop(Stopped):
 MOST_NAMES = 24  # names in a message
 
 
-def did_you_mean(name: str, valid_names: Iterable[str]) -> str:
+def did_you_mean(name: str, valid_names: Iterable[str], *, otherwise: str = "") -> str:
     """Return a clause with the valid name that is nearest to `name`; if none is near, with the valid names,
-    at most `MOST_NAMES` of them.
+    at most `MOST_NAMES` of them. `otherwise` says what else helps.
     """
     options = sorted(valid_names)
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if near:
-        return f"; did you mean '{near[0]}'?"
+        return f"; did you mean '{near[0]}'?{f' Otherwise, {otherwise}' if otherwise else ''}"
     rest = f" and {len(options) - MOST_NAMES} more" if len(options) > MOST_NAMES else ""
-    return f"; known: {', '.join(options[:MOST_NAMES])}{rest}" if options else ""
+    known = f"; known: {', '.join(options[:MOST_NAMES])}{rest}" if options else ""
+    return known + (f"; {otherwise}" if otherwise else "")

@@ -160,9 +160,9 @@ def export(
         return
     path = out or data.directory / "export"  # type: ignore[union-attr]
     endings = {writer.suffix: name for name, writer in FORMATS.items()}
-    shape_name, parts = shape_argument(shape) if shape else (None, {})
+    shape_name, parts = (None, {}) if shape is None else shape_argument(shape)
     export_options = ExportOptions(
-        format_ or endings.get(path.suffix, "jsonl"),
+        endings.get(path.suffix, "jsonl") if format_ is None else format_,
         shape_name,
         parts,
         names_in(keep),

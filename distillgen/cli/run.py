@@ -140,7 +140,7 @@ def run(
     from distillgen.runs.shards import folder, override
     from distillgen.runs.state import Options
 
-    if stage := options.pop("stage"):
+    if (stage := options.pop("stage")) is not None:
         options["first"] = options["until"] = stage
     options["retry_with"] = retry_argument(options["retry_with"], options["retry_failed"])
     printing = Printing(as_json, quiet, open_page)

@@ -61,18 +61,18 @@ def show_(
     from distillgen.runs.directory import final_records
 
     if not isinstance(run, distillgen.Run):
-        if dropped or filter_name or record_id:
+        if dropped or filter_name is not None or record_id is not None:
             raise ConfigError(f"give the run of one seed to see its records, such as {run.place(0)}")
         show.as_json(run.summary) if as_json else show_seeds.figures(run)
         return
-    if record_id:
+    if record_id is not None:
         show_records.lineage(run, record_id, as_json)
         return
     drops = [*run.state["dropped"], *([GATHERED] if display.gathered(run.state["stages"]) else [])]
-    if filter_name and filter_name not in drops:
+    if filter_name is not None and filter_name not in drops:
         raise ConfigError(f"nothing was dropped by '{filter_name}'{did_you_mean(filter_name, drops)}")
-    records = final_records(run, dropped=dropped or bool(filter_name))
-    if filter_name:
+    records = final_records(run, dropped=dropped or filter_name is not None)
+    if filter_name is not None:
         records = (r for r in records if r.dropped and r.dropped.filter == filter_name)
     shown_records = islice(records, count)
     if as_json:

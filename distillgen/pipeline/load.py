@@ -138,6 +138,11 @@ class Pipeline:
     notes: tuple[str, ...] = ()
     """Notes for the user: options that `--set` left out, plug-ins that hide others."""
 
+    @property
+    def file(self) -> Path | None:
+        """The file that a message names; None for a pipeline that was built in Python."""
+        return self.path if self.path.suffix else None
+
     def ledger_place(self) -> Place | None:
         """Return the place of the answers that the pipeline names, or None."""
         text = VARIABLE.sub(lambda variable: os.environ.get(variable[1], variable[0]), self.ledger)
@@ -231,7 +236,7 @@ class Pipeline:
                 try:
                     bound.stage.bind(replace(bound.context, fetch=True))
                 except ConfigError as error:
-                    raise ConfigError(f"stage '{bound.name}': {error.message}", path=self.path) from error
+                    raise ConfigError(f"stage '{bound.name}': {error.message}", path=self.file) from error
 
     def plan(self, limit: int | None = None, done: Sequence[Done] = ()) -> list[tuple[Stage, Estimate]]:
         """Return each stage with the bounds of what it asks and costs, less what its first stages have
@@ -273,7 +278,7 @@ def load(
     """
     path, root = located(pipeline)
     text = "" if isinstance(pipeline, Mapping) else read_text(path)
-    data, places = (dict(pipeline), Places(path)) if isinstance(pipeline, Mapping) else read_yaml(text, path)
+    data, places = (dict(pipeline), Places()) if isinstance(pipeline, Mapping) else read_yaml(text, path)
     if not isinstance(data, dict):
         raise ConfigError(
             "a pipeline is a mapping with the keys version, models and stages", path=path, line=1

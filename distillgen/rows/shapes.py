@@ -260,8 +260,8 @@ def _default_source(
             f"{remedy}"
         )
     raise ConfigError(
-        f"the shape '{shape}' needs '{part}', and there is no such field{did_you_mean(part, fields)}; "
-        f"{remedy}"
+        f"the shape '{shape}' needs '{part}', and there is no such field"
+        f"{did_you_mean(part, fields, otherwise=remedy)}"
     )
 
 

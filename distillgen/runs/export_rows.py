@@ -68,11 +68,11 @@ class Rows:
         for name, option in (*((name, "--keep") for name in options.keep), (options.by, "--by")):
             if name is not None and name not in fields:
                 raise ConfigError(f"{option}: there is no field '{name}'{did_you_mean(name, fields)}")
-        shape = options.shape or ("triples" if writer.of_triples else None)
+        shape = "triples" if options.shape is None and writer.of_triples else options.shape
         if writer.of_triples and shape != "triples":
             mistake = f"the format {options.format} holds triples only, not the shape '{shape}'"
             raise ConfigError(f"{mistake}; give --shape triples or none")
-        self.shaper: Shaper | None = shaper(shape, options.parts, fields) if shape else None
+        self.shaper: Shaper | None = shaper(shape, options.parts, fields) if shape is not None else None
         shape_columns = self.shaper.columns if self.shaper else ()
         keep = options.keep or ([] if self.shaper else fields)
         self.kept = [name for name in keep if name not in shape_columns]

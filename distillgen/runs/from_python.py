@@ -183,8 +183,8 @@ def run(
     crew = Crew(bounded.pop("workers"), bounded.pop("shards"))
     options = Options(
         **bounded,
-        first=stage or from_,
-        until=stage or until,
+        first=from_ if stage is None else stage,
+        until=until if stage is None else stage,
         retry_failed=retry_failed,
         retry_with=_sampling(retry_with or {}, retry_failed),
         ledger=read_place(ledger) if ledger else None,

@@ -97,7 +97,7 @@ def load_seeds(
         remedy = "train a student, draw rows, or give a model or a stage a sampling seed (seed: 0)"
         raise ConfigError(
             f"--seeds {seeds}: all runs would be equal: no stage draws by the pipeline's seed; {remedy}",
-            path=pipelines[0].path,
+            path=pipelines[0].file,
         )
     return pipelines
 

@@ -121,11 +121,11 @@ class Add(Stage, NamedFiles):
         names = {name for _, row in rows if isinstance(row, dict) for name in row}
         self.check_named(names)
         if not names & (context.fields - {SPLIT}):
-            near = did_you_mean(min(names), context.fields)
-            message = (
+            remedy = "name them: fields: {name of the record: name in the file}"
+            near = did_you_mean(min(names), context.fields, otherwise=remedy)
+            raise ConfigError(
                 f"no row of '{self.rows_from}' has a field of the records; they have {sorted(names)}{near}"
             )
-            raise ConfigError(f"{message}; name them: fields: {{name of the record: name in the file}}")
         values = [(name, one) for _, row in rows if isinstance(row, dict) for name, one in row.items()]
         longest, parts = max(len(dumps(value)) for _, value in values), dict[str, Parts]()
         for name, value in values:

@@ -77,8 +77,9 @@ def weights_of(name: str, models: Mapping[str, Spec], trained: Collection[str]) 
 def check(student: str, root: Path, trained: Sequence[str] = ()) -> None:
     """Raise ConfigError if there is no such student. Loads no model, and uses no network."""
     if is_trained(student):
-        remedy = f"; a folder of this name is ./{student}" if local(student, root) else ""
-        raise ConfigError(f"no earlier stage trains '{student}'{did_you_mean(student, trained)}{remedy}")
+        remedy = f"a folder of this name is ./{student}" if local(student, root) else ""
+        near = did_you_mean(student, trained, otherwise=remedy)
+        raise ConfigError(f"no earlier stage trains '{student}'{near}")
     path = local(student, root)
     if (
         path
@@ -92,7 +93,7 @@ def check(student: str, root: Path, trained: Sequence[str] = ()) -> None:
         check_gguf(path)
     if path is None and student not in NAMES and (is_gguf(student) or not ON_HUB.fullmatch(student)):
         remedy = "give a folder, a .gguf file, or owner/name on the Hugging Face Hub"
-        raise ConfigError(f"there is no student '{student}'{did_you_mean(student, NAMES)}; {remedy}")
+        raise ConfigError(f"there is no student '{student}'{did_you_mean(student, NAMES, otherwise=remedy)}")
 
 
 @dataclass(frozen=True)

@@ -490,6 +490,13 @@ def test_a_mistake_in_the_names_that_a_run_shows_is_told(case, capfd):
     for args, says in (
         (("show", "base", "--filter", "malfomed"), ("nothing was dropped by 'malfomed'", "did you mean 'malformed'?")),
         (("show", "base", "--id", "0123"), ("no record '0123'",)),
+        (("show", "base", "--id", ""), ("'' begins the ids of", "give more of it")),
+        (("show", "base", "--filter", ""), ("nothing was dropped by ''",)),
+        (("export", "base", "--dropped", "--shape", "", "-o", "e"), ("no shape ''",)),
+        (("export", "base", "--format", "", "-o", "e"), ("no format ''",)),
+        (("run", "base", "--stage", ""), ("no stage ''",)),
+        (("run", "base", "--from", ""), ("no stage ''",)),
+        (("filter", "data/seeds.jsonl", "--with", "brevty"), ("stage 'filter': there is no filter 'brevty'",)),
         (("show", "bse"), ("'bse' is not a run directory", "did you mean 'base'?")),
         (("run", "base", "--from", "again", "--set", "again.max_tokens=9", "-n", "2"), ("--from again", "has changed since it was run", "run without --from")),
     ):  # fmt: skip
