@@ -78,7 +78,9 @@ class Mend(Objective):
         if not isinstance(name, str) or name in earlier or students.is_weights(name, context.project.root):
             return self
         remedy = "give an earlier student, a model's folder, or owner/name on the Hugging Face Hub"
-        raise ConfigError(f"distiller: there is no model '{name}'{did_you_mean(name, earlier, otherwise=remedy)}")
+        raise ConfigError(
+            f"distiller: there is no model '{name}'{did_you_mean(name, earlier, otherwise=remedy)}"
+        )
 
     def gives(self) -> Gives:
         """Return what the student answers: texts, behind demonstrations."""

@@ -754,7 +754,10 @@ def test_a_directory_that_cannot_be_written(project):
         ),
         (sqlite3.OperationalError("unable to open database file"), "it cannot be opened. Choose another"),
         (PermissionError(13, "Permission denied"), "it cannot be opened. Choose another"),
-        (sqlite3.DatabaseError("database disk image is malformed"), "is damaged .*distillgen run with --salvage"),
+        (
+            sqlite3.DatabaseError("database disk image is malformed"),
+            "is damaged .*distillgen run with --salvage",
+        ),
         (sqlite3.DatabaseError("file is not a database"), "is damaged .*distillgen run with --salvage"),
         (
             sqlite3.OperationalError("something that nobody has seen yet"),

@@ -141,7 +141,7 @@ MISTAKES = [
     ),
     (
         {"student": "tinny"},
-        "there is no student 'tinny'; did you mean 'tiny'? Otherwise, give a folder, a .gguf file, or owner/name",
+        "there is no student 'tinny'; did you mean 'tiny'? Otherwise, give a folder",
     ),
     ({"student": "data"}, "the folder 'data' holds no model: it has no config.json"),
     (

@@ -98,7 +98,12 @@ def test_a_server_that_never_answers_costs_its_rows_and_not_the_run(project):
 
 @pytest.mark.parametrize(
     "code, remedy",
-    [(401, "check api_key"), (403, "check api_key"), (404, "HTTP 404: oh. Check base_url"), (402, "no money or quota")],
+    [
+        (401, "check api_key"),
+        (403, "check api_key"),
+        (404, "HTTP 404: oh. Check base_url"),
+        (402, "no money or quota"),
+    ],
 )
 def test_what_no_retry_can_mend_stops_at_once_with_a_remedy(project, code, remedy):
     with Endpoint(lambda body, times: status(code, "oh.")()) as endpoint:

@@ -847,7 +847,11 @@ def test_an_outage_that_does_not_end_stops_the_run(project, monkeypatch):
         endless = True
         monkeypatch.setattr("distillgen.inference.teacher.OUTAGE_S", 0.2)
         endpoint.asked.clear()
-        run(project, "c", expect="no answer for 0 minutes.*HTTP 500.*when the endpoint is back.*--retry-failed")
+        run(
+            project,
+            "c",
+            expect="no answer for 0 minutes.*HTTP 500.*when the endpoint is back.*--retry-failed",
+        )
         assert 25 <= endpoint.asked.total() < 100
 
 
