@@ -139,10 +139,7 @@ MISTAKES = [
         {"objective": "cross_encoder", "fields": ["messages", "score"], "score": "score", "lora": {}},
         "objective 'cross_encoder' trains all weights: leave out 'lora'",
     ),
-    (
-        {"student": "tinny"},
-        "there is no student 'tinny'; did you mean 'tiny'? Otherwise, give a folder",
-    ),
+    ({"student": "tinny"}, "there is no student 'tinny'; did you mean 'tiny'? Otherwise, give a folder"),
     ({"student": "data"}, "the folder 'data' holds no model: it has no config.json"),
     (
         {"student": "data/chat.jsonl"},
