@@ -269,7 +269,8 @@ def test_each_family_gives_features_and_comes_back_to_the_bit(tmp_path, name):
     project = Project(tmp_path)
     torch.manual_seed(1)
     network = Network(NetworkSpec.of({"pretrained": name}, project), {"x": FILE}, ["a", "b", "c"], project)
-    data = [coloured(0), coloured(1)] if name in SEE else [tone(300), tone(2500, 2000)]
+    short = tone(300, 700), tone(2500, 750)  # masks that a training draws over a sound find no place in these
+    data = [coloured(0), coloured(1)] if name in SEE else [*short]
     places = [write(tmp_path, f"{i}", one) for i, one in enumerate(data)]
     batch = {INPUT + "x": places, "row": torch.arange(2)}
     network.train()(batch).classes["class"].sum().backward()

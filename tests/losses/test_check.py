@@ -208,6 +208,10 @@ def test_what_is_right_passes_the_check(filled, options):  # noqa: F811
             {"losses": ["contrast"], "student": {"pretrained": "owner/name"}},
             "it changes rows of numbers, and student body 'pretrained' reads files",
         ),
+        (
+            {"losses": ["contrast"], "student": {"graph": "gcn"}, "node": "id", "neighbours": "near"},
+            "it changes rows of numbers, and student body 'graph' reads graph",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused(filled, options, message):  # noqa: F811

@@ -152,6 +152,7 @@ def test_a_whole_model_stage_or_filter_and_null(base):
         (["source.path=rows.jsonl"], {"path": "rows.jsonl"}),
         (["source.script=null", "source.path=rows.jsonl"], {"path": "rows.jsonl"}),
         (["source.script=rows.py:others"], {"script": "rows.py:others", "arguments": {"n": 2}}),
+        (["source.draw={n: 2, fields: {q: {from: 1}}}", "source.path=rows.jsonl"], {"path": "rows.jsonl"}),
         (["source.with={n: 3}"], {"script": "rows.py:some", "arguments": {"n": 3}}),
     ],
 )

@@ -111,9 +111,17 @@ def test_a_run_over_rows_asks_nothing_again(project, endpoint):
     assert len(endpoint.bodies) == 5 and sources[0]["meta"]["parents"] == [first.kept[0].id]
 
 
-def test_rows_take_the_place_of_the_files_and_keep_the_other_options(project):
-    project.rows("data/seeds.jsonl", [{"question": "of the file"}])
-    source = {"path": "data/seeds.jsonl", "format": "jsonl", "fields": {"q": "question"}, "held_out": 0.5}
+@pytest.mark.parametrize(
+    "origin",
+    [
+        {"path": "data/seeds.jsonl", "format": "jsonl"},
+        {"dataset": "owner/name", "config": "small", "split": "test"},
+        {"script": "rows.py:some", "with": {"n": 2}},
+        {"draw": {"n": 2, "fields": {"question": {"from": 1, "to": 9}}}},
+    ],
+)
+def test_rows_take_the_place_of_the_origin_and_keep_the_other_options(project, origin):
+    source = {**origin, "fields": {"q": "question"}, "held_out": 0.5}
     pipeline = {"version": 1, "stages": [{"source": source}]}
     run = distillgen.run(pipeline, rows=rows_of(4))
     assert {row.fields["q"] for row in run.kept} == {row["question"] for row in rows_of(4)}

@@ -55,22 +55,24 @@ def test_rows_in_and_out(last):
 
 def test_what_is_tried_again_is_said(project, monkeypatch):
     monkeypatch.setattr(progress, "SILENCE_S", 0.0)
-    waits = set()
+    waits = []
 
     async def watch(live):
         while True:
-            waits.add(Meter(live).read().waits)
+            waits.append(Meter(live).read().waits)
             await asyncio.sleep(0.02)
 
     def behave(body, times):
         return web.Response(status=503, headers={"Retry-After": "1"}) if times == 1 else None
 
-    with Endpoint(behave) as endpoint:
+    with Endpoint(behave, latency_s=0.3) as endpoint:
         path = project.ask_pipeline(endpoint.url, 3)
         run_pipeline(distillgen.load(path), project.path / "r", Options(), watch)
     tries = [text for text in waits if "the next try of 3 requests to teacher (http://127.0.0.1:" in text]
     assert tries and all(text.endswith(("in 0:00", "in 0:01", "in 0:02")) for text in tries)
     assert not any("a stage to finish" in text and "next try" in text for text in waits)
+    last = next(text for text in reversed(waits) if "of teacher" in text)
+    assert "the oldest asked" in last and "next try" not in last, "all are asked again"
 
 
 def test_a_model_has_the_figures_of_this_session_and_the_run_those_of_all(last):

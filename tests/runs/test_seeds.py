@@ -9,6 +9,7 @@ from aiohttp import web
 from click.testing import CliRunner
 
 import distillgen
+from distillgen.cli import show_seeds
 from distillgen.cli.main import main
 from distillgen.errors import ConfigError, Stopped
 from distillgen.runs.seed_figures import figures_of, summary
@@ -119,7 +120,8 @@ def test_running_again_asks_nothing_and_gives_the_same_files(project):
     assert len(asked) == 4 * 40 * 3 and more.summary["finished"] == [0, 1, 2, 3]
 
 
-def test_sums_of_measures_of_other_stages_and_of_loops_are_figures(project):
+def test_sums_of_measures_of_other_stages_and_of_loops_are_figures(project, capsys):
+    """Where there are models, the command prints their figures only."""
     loop = {"rounds": {"n": 1, "stages": [{"evaluate": {**ASKED, "models": ["good", "poor"]}}]}}
     stages = [DRAWN, SUM, loop, {"diversity": {"field": "gold", "sample": 10}}]
     seeds = distillgen.run(pipeline(*stages), out="out", seeds=2, teachers=MODELS)
@@ -131,6 +133,12 @@ def test_sums_of_measures_of_other_stages_and_of_loops_are_figures(project):
         "difference"
     ] > 0
     assert {row["metric"] for row in told["figures"] if row["stage"] == "diversity"}
+    show_seeds.figures(seeds)
+    alone = distillgen.run(pipeline(DRAWN, SUM, stages[-1]), out="alone", seeds=2, teachers=MODELS)
+    show_seeds.figures(alone)
+    of_models, _, of_stages = capsys.readouterr().out.partition("seeds.json")
+    assert "evaluation.exact      poor" in of_models and "diversity" not in of_models
+    assert "diversity: distinct_1" in of_stages
 
 
 BAD = [
