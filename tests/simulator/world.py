@@ -172,7 +172,7 @@ class Connection(sqlite3.Connection):
         self._process.connections.append(self)
 
     def execute(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
-        if not statement.startswith(("SELECT", "PRAGMA")):
+        if not statement.lstrip().startswith(("SELECT", "WITH", "PRAGMA")):
             self._process.write(statement)
         return super().execute(statement, *parameters)
 
