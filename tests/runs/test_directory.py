@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 import distillgen
+from distillgen.errors import ConfigError
 from distillgen.inference.ledger import Ledger
 from distillgen.project import home, project_around, project_of
+from distillgen.runs.lock import directory_lock
 from distillgen.runs.run import run_pipeline
 from distillgen.runs.state import Options
 from tests.command_process import ForkedCommand
@@ -320,3 +322,22 @@ def test_a_ledger_that_another_run_uses_is_not_salvaged(project):
         assert running.wait(60) == 0
         project.cli("run", "ask", "-o", "runs/other", "--salvage")
         assert max(endpoint.asked.values()) == 1
+
+
+@pytest.mark.parametrize("sign", ["run.lock", "pipeline.lock.yaml", "usage.json", "seeds.json"])
+def test_a_copy_of_a_run_that_lacks_some_files_is_a_run(tmp_path, sign):
+    for name in (sign, "README.md", "corpus.jsonl"):
+        (tmp_path / name).write_text("")
+    with directory_lock(tmp_path):
+        assert (tmp_path / "run.lock").read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "corpus.jsonl", "dropped.jsonl", "report.html", "run.log", "stages", "student"]
+)
+def test_a_folder_with_files_of_ones_own_is_no_run(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=f"is no run, and a run would write over its '{name}'"):
+        with directory_lock(tmp_path):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == [name]

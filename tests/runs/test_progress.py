@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import time
 from functools import partial
 
 import pytest
@@ -73,6 +74,24 @@ def test_what_is_tried_again_is_said(project, monkeypatch):
     assert not any("a stage to finish" in text and "next try" in text for text in waits)
     last = next(text for text in reversed(waits) if "of teacher" in text)
     assert "the oldest asked" in last and "next try" not in last, "all are asked again"
+
+
+def test_the_oldest_answer_and_the_next_try_are_said(project, monkeypatch):
+    monkeypatch.setattr(progress, "SILENCE_S", 0.0)
+    waits = []
+
+    async def watch(live):
+        activity, now = live.teachers["t"].activity, time.monotonic()
+        activity.sending.update(new=now, old=now - 70)
+        activity.pausing.update(soon=now + 30.2, late=now + 300)
+        waits.append(Meter(live).read().waits)
+        activity.pausing.clear()
+        activity.sending.clear()
+
+    project.rows("rows.jsonl", [{"q": "word"}])
+    run_pipeline(distillgen.load(PIPELINE), project.path / "r", Options(), watch)
+    assert "the oldest asked 70 s ago; the next try of 2 requests" in waits[0]
+    assert waits[0].endswith("in 0:30")
 
 
 def test_a_model_has_the_figures_of_this_session_and_the_run_those_of_all(last):

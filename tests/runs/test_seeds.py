@@ -380,7 +380,7 @@ def test_the_commands_say_what_a_directory_of_seeds_is(project):
         project.write("sums.yaml", TEXT.format(url=endpoint.url))
         told = json.loads(run_of("runs/s", "-n", 4, "--set", "generate.n=2", "--json").stdout)
     assert told["finished"] == [0, 1, 2] and told["pipeline"] == "sums"
-    runs = [distillgen.Seeds(project.path / "runs/s").run(seed) for seed in range(3)]
+    runs = [distillgen.Seeds("runs/s").run(seed) for seed in range(3)]
     assert [run.state["kept"] for run in runs] == [8, 8, 8]
     assert json.loads(cli("show", "s", "--json").stdout) == told
     assert "3 of 3 seeds" in cli("show", "s").stdout
