@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -77,26 +78,23 @@ def is_whole(path: Path, rows: int | None = None) -> bool:
     )
 
 
-def remove_damaged(directory: Path) -> list[Path]:
-    """Remove damaged files and the marks beside them, so that a run writes them again. Return the damaged
-    files.
-    """
-    damaged = list(_damaged(directory))
-    for path in damaged:
-        for file in (path, *(path.parent / mark for mark in MARKS)):
+def remove_damaged(files: Sequence[Path]) -> None:
+    """Remove damaged files and the marks beside them, so that a run writes them again."""
+    for path in files:
+        for file in (*(path.parent / mark for mark in MARKS), path):
             file.unlink(missing_ok=True)
-    return damaged
 
 
-def _damaged(directory: Path) -> Iterator[Path]:
-    """Yield the damaged files, except those of stages, whose rows `usage.json` counts."""
-    counted = {directory / "corpus.jsonl", directory / "dropped.jsonl"}
+def damaged_files(directory: Path) -> list[Path]:
+    """Return the damaged files, except those of stages, whose rows `usage.json` counts."""
+    counted, damaged = {directory / "corpus.jsonl", directory / "dropped.jsonl"}, []
     for path in directory.rglob("*.json*"):
         if path in counted or path.suffix not in (".json", ".jsonl") or path.parent.name == "stages":
             continue
         never_empty = path.name == "records.jsonl" or path.name.startswith("evaluation")
         if path.is_file() and not (is_whole(path) and (path.stat().st_size or not never_empty)):
-            yield path
+            damaged.append(path)
+    return damaged
 
 
 @contextlib.contextmanager
@@ -115,6 +113,36 @@ def new_file(path: Path) -> IO[bytes]:
     """Open a new file. Who reads the one that a killed process left keeps it: it is not emptied."""
     path.unlink(missing_ok=True)
     return path.open("wb", buffering=BUFFER_BYTES)
+
+
+def whole_folder(folder: Path, write: Callable[[Path], object]) -> Path:
+    """Return a folder; let `write` make it, unless it is there. A kill leaves nothing under its name."""
+    if not folder.exists():
+        partial = folder.with_name(folder.name + PARTIAL)
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        write(partial)
+        partial.rename(folder)
+    return folder
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, if it is there. A kill leaves nothing under its name: half of it could look whole."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    stale = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(stale)
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def replace_link(link: Path, target: Path | str) -> None:
+    """Let a link point to another place, so that there is a link at every moment."""
+    fresh = link.with_name(f".{link.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    os.replace(fresh, link)
 
 
 def replace_text(path: Path, text: str) -> None:

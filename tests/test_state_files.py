@@ -4,15 +4,27 @@ Every command ends without a traceback, and a run rebuilds the files from the le
 without requests.
 """
 
+import os
 import re
 import shutil
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import distillgen
-from distillgen.state_files import Damaged, is_whole, load_state, write_shared
+from distillgen.runs import resume
+from distillgen.state_files import (
+    Damaged,
+    is_whole,
+    load_state,
+    remove_damaged,
+    remove_folder,
+    replace_link,
+    whole_folder,
+    write_shared,
+)
 from tests.endpoint import Endpoint
 from tests.pipeline.test_mistakes import here
 
@@ -230,3 +242,64 @@ def test_many_threads_write_one_file_that_is_named_by_its_content(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         [*pool.map(write, range(8))]
     assert [file.name for file in path.parent.iterdir()] == ["abc.png"]
+
+
+def killed_in(owner, name, action, before=lambda *args: None):
+    """Carry out an action in a process that dies by SIGKILL where it calls this function."""
+    pid = os.fork()
+    if not pid:
+        setattr(owner, name, lambda *args, **_: (before(*args), os.kill(os.getpid(), signal.SIGKILL)))
+        action()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def test_a_killed_run_that_had_removed_a_damaged_file_leaves_it_to_the_next(finished, tmp_path, monkeypatch):
+    run, _ = copied(finished, tmp_path, monkeypatch)
+    before = contents(run)
+    harm(run / "evaluation.json", "zeros")
+    killed_in(resume, "remove_damaged", lambda: distillgen.run("ask"), remove_damaged)
+    assert not (run / "evaluation.json").exists()
+    distillgen.run("ask")
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("call", ["rename", "unlink"])
+def test_a_folder_that_is_half_removed_has_its_name_no_longer(tmp_path, call):
+    folder = tmp_path / "student"
+    for _ in range(2):
+        folder.mkdir()
+        for name in ("manifest.json", "model.safetensors"):
+            (folder / name).write_text("{}")
+        killed_in(os, call, lambda: remove_folder(folder))
+        assert {file.name for file in folder.glob("*")} in (set(), {"manifest.json", "model.safetensors"})
+        remove_folder(folder)
+        remove_folder(folder)
+        assert not folder.exists()
+    folder.symlink_to(tmp_path / "elsewhere")
+    remove_folder(folder)
+    assert not folder.is_symlink()
+
+
+def test_a_folder_that_is_half_written_is_written_again(tmp_path):
+    def write(folder):
+        folder.mkdir()
+        (folder / "config.json").touch()
+        os.sync()
+        (folder / "model.safetensors").touch()
+
+    folder = tmp_path / "base"
+    killed_in(os, "sync", lambda: whole_folder(folder, write))
+    assert not folder.exists()
+    assert whole_folder(folder, write) == folder and len(list(folder.iterdir())) == 2
+    assert whole_folder(folder, lambda folder: folder.joinpath("other").touch()) == folder
+    assert len(list(folder.iterdir())) == 2 and list(tmp_path.iterdir()) == [folder]
+
+
+def test_there_is_a_link_at_every_moment(tmp_path):
+    link = tmp_path / "last"
+    for number in range(3):
+        replace_link(link, f"{number:02d}")
+        assert os.readlink(link) == f"{number:02d}"
+        killed_in(os, "replace", lambda: replace_link(link, "99"))
+        assert os.readlink(link) == f"{number:02d}"

@@ -23,7 +23,7 @@ from distillgen.cli.arguments import (
 )
 from distillgen.cli.carry_out import Printing, carry_out, load_pipeline
 from distillgen.errors import ConfigError
-from distillgen.state_files import load_state
+from distillgen.state_files import load_state, replace_link
 
 if TYPE_CHECKING:
     from distillgen.runs.directory import Run
@@ -90,8 +90,7 @@ def train(
         Printing(as_json),
     )
     if link and run:
-        link.unlink(missing_ok=True)
-        link.symlink_to(Path(directory.name, "student"))
+        replace_link(link, Path(directory.name, "student"))
         write_report(run.directory)
     show.say(f"student {link or directory / 'student'}", error=as_json)
 

@@ -176,7 +176,7 @@ async def _carry_out(live: Live, options: Options, watch: Watch | None) -> None:
     )
     services = WorkerServices(live.teachers, live.ledger, live.teacher, notes=live.notes)
     job = Job(context, services)
-    consume = asyncio.create_task(pull(live, job))
+    consume = asyncio.create_task(_begin(live, job))
     beside = [asyncio.ensure_future(task) for task in (_save_state(live), *([watch(live)] if watch else []))]
     error: Exception | None = None
     with stop_on_signals(consume, live):
@@ -215,10 +215,16 @@ async def _carry_out(live: Live, options: Options, watch: Watch | None) -> None:
     if live.ledger.is_alone:
         live.ledger_seen = live.ledger.last_id
     try:
-        replace_text(live.directory / "usage.json", json.dumps(live.state(outcome), indent=2))
+        _write_state(live, outcome)
     except (OSError, DistillgenError):
         if error is None:
             raise
+
+
+async def _begin(live: Live, job: Job) -> None:
+    """Write usage.json before a stage touches files that an earlier state counts as whole; carry them out."""
+    _write_state(live, "running")
+    await pull(live, job)
 
 
 async def pull(live: Live, job: Job) -> None:
@@ -320,5 +326,9 @@ async def _stored_records(path: Path) -> Chunks:
 async def _save_state(live: Live) -> None:
     """Write usage.json every second, for `distillgen status` in another terminal."""
     while True:
-        replace_text(live.directory / "usage.json", json.dumps(live.state("running"), indent=2))
         await asyncio.sleep(1)
+        _write_state(live, "running")
+
+
+def _write_state(live: Live, outcome: str) -> None:
+    replace_text(live.directory / "usage.json", json.dumps(live.state(outcome), indent=2))

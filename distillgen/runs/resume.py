@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from distillgen.project import Project, home
 from distillgen.record import MET, PASSED_BY, digest
 from distillgen.runs.directory import Run, stage_file
 from distillgen.runs.state import Options, StageCount
-from distillgen.state_files import Damaged, is_whole, remove_damaged
+from distillgen.state_files import Damaged, damaged_files, is_whole, remove_damaged, replace_text
 from distillgen.teachers.scripted import Scripted
 
 log = logging.getLogger("distillgen")
@@ -186,8 +187,12 @@ def resumed_stages(
     Raise ConfigError if the stage before `--from` is not finished.
     """
     state = stored_state(directory)
-    if damaged := remove_damaged(directory):
+    if damaged := damaged_files(directory):
         log.warning("%s is damaged, and is made again from the ledger", ", ".join(map(str, damaged)))
+        if state["stages"]:  # or a kill before this run has written its own would leave those that stand
+            unfinished = [stage | {"complete": False} for stage in state["stages"]]
+            replace_text(directory / "usage.json", json.dumps(state | {"stages": unfinished}, indent=2))
+        remove_damaged(damaged)
         state = {"stages": []}
     standing = _standing_stages(pipeline, directory, state, prints)
     if first > len(standing):

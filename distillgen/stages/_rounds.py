@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from distillgen.flow.measures import Measure, Measures
 from distillgen.record import GATHERED, Record, digest, dumps, loads_own
-from distillgen.state_files import Damaged, load_state
+from distillgen.state_files import Damaged, load_state, replace_bytes
 
 ROUND, ITEM = (
     "round",
@@ -43,7 +43,7 @@ class FinishedRound:
         """Write `round.json`, with each measure as a list of its parts and its value."""
         measures = [[*measure, value] for measure, value in self.measures.items()]
         content = {"state": self.state, "sha256": self.sha256, "measures": measures}
-        (place / "round.json").write_bytes(dumps(content) + b"\n")
+        replace_bytes(place / "round.json", dumps(content) + b"\n")
 
 
 def finished_round(place: Path) -> FinishedRound | None:

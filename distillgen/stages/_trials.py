@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +22,12 @@ from distillgen.stages._proposals import Choices, Proposals
 from distillgen.stages._rounds import finished_round
 from distillgen.stages._search_money import MoneyShort, SearchMoney
 from distillgen.stages._search_options import USD, SearchOptions
-from distillgen.state_files import Damaged, load_state, replace_bytes
+from distillgen.state_files import Damaged, load_state, remove_folder, replace_bytes, replace_link
 from distillgen.training.options import TrainingOptions
 from distillgen.training.score import Score
 
 FILE = "trial.json"
+END = "search.json"  # is there if the search has ended
 BEST = "best"  # the link to the folder of the best trial
 
 
@@ -81,6 +79,7 @@ class Trials:
         self._pool, self._sha256, self._job = pool, sha256, job
         self._folder = job.context.directory / stage.name
         self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / END).unlink(missing_ok=True)
         self._ended: list[Trial] = []
         self._rows: list[Record] | None = None
         self._lowest = stage.best == "lowest"
@@ -221,17 +220,15 @@ class Trials:
 
     def _write_rows(self) -> None:
         rows = [dumps(asdict(trial), sort_keys=False) + b"\n" for trial in self._ended]
-        (self._folder / "trials.jsonl").write_bytes(b"".join(rows))
+        replace_bytes(self._folder / "trials.jsonl", b"".join(rows))
 
     def _conclude(self, best: Trial, folder: Path, finished: Sequence[Trial]) -> None:
         """Remove stale trials, link the best, and write `search.json` and the measures."""
         places = {self._place(trial.choices) for trial in self._ended}
         for place in self._folder.iterdir():
             if place.is_dir() and not place.is_symlink() and place not in places:
-                shutil.rmtree(place)
-        with suppress(FileNotFoundError):
-            (self._folder / BEST).unlink()
-        os.symlink(folder.name, self._folder / BEST)
+                remove_folder(place)
+        replace_link(self._folder / BEST, folder.name)
         taus = {}
         for name in finished[0].scores if self._stage.measure and len(finished) > 2 else ():
             pairs = [(trial.scores[name], float(trial.value or 0.0)) for trial in finished]
@@ -245,7 +242,7 @@ class Trials:
             },
         }
         content = {"by": self._stage.measure or next(iter(self._scores)), "best": best.trial}
-        (self._folder / "search.json").write_bytes(dumps({**content, "lowest": self._lowest, **taus}) + b"\n")
+        replace_bytes(self._folder / END, dumps({**content, "lowest": self._lowest, **taus}) + b"\n")
         measures = {**counts, "best value": float(best.value or 0.0), **taus}
         self._job.services.measures.update((Measure(name), value) for name, value in measures.items())
 

@@ -51,6 +51,7 @@ from distillgen.project import Project
 from distillgen.prompting.prompt import Pick, drawn
 from distillgen.record import META, SCORES, Record, Unrenderable, digest, dumps, item_of, text_of
 from distillgen.rows.jsonl import read_rows
+from distillgen.state_files import replace_bytes
 
 log = logging.getLogger("distillgen")
 
@@ -369,7 +370,12 @@ class Critic(Stage):
                 if part != "train"
             }
             (partial / "held-out.json").write_bytes(dumps(scored))
-            shutil.rmtree(partial) if folder.exists() else partial.rename(folder)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if not folder.exists():
+                    raise
+                shutil.rmtree(partial)
             log.info("%s: trained on %d labels", self.name, len(train))
         kept: dict[str, Scored] = orjson.loads((folder / "held-out.json").read_bytes())
         return kept
@@ -416,8 +422,8 @@ class Critic(Stage):
             "points": list(Point._fields),
             "curves": {part: list(map(list, curve(part_labels))) for part, part_labels in scored.items()},
         }
-        (job.context.directory / f"critic-{self.name}.json").write_bytes(
-            dumps(report, sort_keys=False) + b"\n"
+        replace_bytes(
+            job.context.directory / f"critic-{self.name}.json", dumps(report, sort_keys=False) + b"\n"
         )
         log.info("%s: keeps a probability above %.4f", self.name, chosen.threshold)
         low, high = (report["test"]["intervals"]["recall"][end] for end in ("low", "high"))

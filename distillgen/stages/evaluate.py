@@ -47,6 +47,7 @@ from distillgen.rows.reading import Reading
 from distillgen.stages._answered import GOLD, Answered, compared
 from distillgen.stages._evaluate_options import EvaluateOptions
 from distillgen.stages._item_questions import ItemQuestions, answer_in, has_answer
+from distillgen.state_files import replace_bytes
 
 log = logging.getLogger("distillgen")
 
@@ -274,8 +275,8 @@ class BoundEvaluate(BoundStage):
             job.services.measures[Measure("items left out")] = left_out.total()
         lines = [dumps(row, sort_keys=False) + b"\n" for result in results for row in result.rows()]
         directory = job.context.directory
-        (directory / f"{stage.file}.jsonl").write_bytes(b"".join(lines))
-        (directory / f"{stage.file}.json").write_bytes(dumps(evaluation, sort_keys=False) + b"\n")
+        replace_bytes(directory / f"{stage.file}.jsonl", b"".join(lines))
+        replace_bytes(directory / f"{stage.file}.json", dumps(evaluation, sort_keys=False) + b"\n")
 
     def _figures(self, results: Sequence[Answered]) -> dict[str, Any]:
         """Return the figures of the models and of each pair of them, with their intervals."""

@@ -20,6 +20,7 @@ from distillgen.flow.stage import CHUNK, CheckContext, Chunks, Job, Stage
 from distillgen.flow.whole_set import Spool, embedded
 from distillgen.local_models.embedder import check as check_embedder
 from distillgen.record import Record, digest, dumps, text_of
+from distillgen.state_files import replace_bytes
 from distillgen.text.display import visible
 from distillgen.text.words import content
 
@@ -268,7 +269,7 @@ class Graph(Stage):
         )
         graphml, plain = self.products(directory)
         nx.write_graphml(written_graph, graphml)
-        plain.write_bytes(dumps(nx.node_link_data(written_graph, edges="edges"), sort_keys=False) + b"\n")
+        replace_bytes(plain, dumps(nx.node_link_data(written_graph, edges="edges"), sort_keys=False) + b"\n")
 
     def _kept(self, record: Record, ends: Sequence[str], graph: nx.DiGraph) -> Record:
         """Return the record of an edge of the graph."""

@@ -23,6 +23,7 @@ from distillgen.flow.stage import CheckContext, Chunks, Job, Stage
 from distillgen.inference.teacher import Teacher
 from distillgen.project import Project
 from distillgen.record import digest, dumps
+from distillgen.state_files import replace_bytes
 from distillgen.teachers.transformers import TransformersSpec, folders
 
 
@@ -94,8 +95,8 @@ class LmEval(Stage):
                 comparison for pair in combinations(results, 2) for comparison in _compared(*pair, results)
             ],
         }
-        (job.context.directory / f"evaluation-{self.name}.json").write_bytes(
-            dumps(evaluation, sort_keys=False) + b"\n"
+        replace_bytes(
+            job.context.directory / f"evaluation-{self.name}.json", dumps(evaluation, sort_keys=False) + b"\n"
         )
 
     async def _results(self, teacher: Teacher, job: Job) -> dict[str, Any]:

@@ -8,10 +8,7 @@ ledger answers the requests that it had sent.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -32,6 +29,7 @@ from distillgen.record import Record, digest, dumps
 from distillgen.stages._loop_bounds import LoopBounds
 from distillgen.stages._one_round import KEPT, Round, start_of, students_of
 from distillgen.stages._rounds import ITEM, ROUND, Loop, Repetition, finished_round, kept_of
+from distillgen.state_files import remove_folder, replace_bytes, replace_link
 from distillgen.teachers.network import NetworkTeacherSpec
 from distillgen.training import students
 from distillgen.training.job import NothingToLearn
@@ -311,12 +309,10 @@ class BoundRounds(BoundStage):
                     break
         by_number = sorted(folder.glob("[0-9][0-9]*"), key=lambda place: int(place.name))
         for stale in by_number[len(loop.directories) :]:
-            shutil.rmtree(stale)
-        with suppress(FileNotFoundError):
-            (folder / "last").unlink()
-        os.symlink(loop.directories[-1].name, folder / "last")
+            remove_folder(stale)
+        replace_link(folder / "last", loop.directories[-1].name)
         rounds = [by_title(measures) for measures in loop.history]
-        (folder / "rounds.json").write_bytes(dumps({"ended": why, "rounds": rounds}) + b"\n")
+        replace_bytes(folder / "rounds.json", dumps({"ended": why, "rounds": rounds}) + b"\n")
         job.services.measures[Measure("rounds")] = len(loop.directories)
         for measure, value in loop.history[-1].items():
             job.services.measures[measure._replace(last_round=True)] = value

@@ -27,6 +27,7 @@ from distillgen.record import digest
 from distillgen.stages._earlier_students import BoundTraining, EarlierStudent, earlier_students, sees_pictures
 from distillgen.stages._train_check import TrainCheck, networks_of
 from distillgen.stages._train_options import TrainOptions
+from distillgen.state_files import remove_folder
 from distillgen.training import students
 from distillgen.training.arms import DIFFERENT, Arm
 from distillgen.training.job import NothingToLearn, RowData, TrainingJob, fingerprint_of, installed_versions
@@ -200,10 +201,11 @@ class BoundTrain(BoundTraining):
             training = self._write_job(spool, job, work)
             manifest = student / "manifest.json"
             if fingerprint_of(manifest) != training.fingerprint:
-                await supervise(work, self.name, job.services.notes)
-                shutil.rmtree(student, ignore_errors=True)
+                if fingerprint_of(work / "student" / "manifest.json") != training.fingerprint:
+                    await supervise(work, self.name, job.services.notes)
+                remove_folder(student)
                 (work / "student").rename(student)
-            shutil.rmtree(work)
+            remove_folder(work)
             job.services.measures.update(measures_of(_measured(orjson.loads(manifest.read_bytes()))))
             for chunk in spool.chunks():
                 yield chunk
@@ -224,7 +226,7 @@ class BoundTrain(BoundTraining):
             log.warning(message, self.name, self.stage.on)
         training = self._training_job(data, job.context)
         if fingerprint_of(work / "job.json") != training.fingerprint:
-            shutil.rmtree(work, ignore_errors=True)
+            remove_folder(work)
             work.mkdir()
             base = Path(training.start) / "base"
             if (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -29,21 +28,16 @@ def write_excerpt(
 
     Raises ConfigError if the model cannot be made smaller like this.
     """
-    if folder.exists():
-        return folder
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a training that was killed
     model = AutoModelForCausalLM.from_pretrained(model_name, revision=revision, dtype="auto")
     tokenizer = AutoTokenizer.from_pretrained(model_name, revision=revision)
-    tokenizer.save_pretrained(partial)
+    tokenizer.save_pretrained(folder)
     if size.vocabulary is not None:
-        ids = write_vocabulary(partial, _frequent(tokenizer, texts, size.vocabulary))
+        ids = write_vocabulary(folder, _frequent(tokenizer, texts, size.vocabulary))
         _keep_tokens(model, ids)
     _keep_layers(model, size.every)
-    model.save_pretrained(partial)
-    partial.rename(folder)
+    model.save_pretrained(folder)
     return folder
 
 

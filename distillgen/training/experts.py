@@ -35,8 +35,6 @@ def write_experts(dense: str, folder: Path, size: Experts, revision: str | None 
     Each expert is a copy of the feed-forward layer, and the shares of the experts that a token is sent to sum
     to 1. The routers are random. Raises ConfigError if the model cannot be made into one.
     """
-    if (folder / "tokenizer_config.json").exists():  # written last
-        return folder
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(dense, revision=revision, dtype="float32")

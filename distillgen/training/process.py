@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
 import threading
 import traceback
@@ -147,6 +148,8 @@ def train(folder: Path, job: TrainingJob) -> None:
     learning = job.learning(project)
     with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
         size = students.WIDE if {*TOKENS} <= _first(folder).keys() else students.VOCABULARY
+        if is_main():
+            _undo_end(folder)
         tiny = job.options.tiny
         student = job.start
         if not job.options.network and not is_network(job.start):
@@ -185,6 +188,13 @@ def train(folder: Path, job: TrainingJob) -> None:
         if (folder / "base").exists():
             (folder / "base").rename(folder / "student" / "base")
         _write_manifest(folder, job, inputs, prepared, progress, after)
+
+
+def _undo_end(folder: Path) -> None:
+    """Undo what a process did that was killed while it wrote the student: the base goes back to its place."""
+    if (folder / "student" / "base").exists() and not (folder / "base").exists():
+        (folder / "student" / "base").rename(folder / "base")
+    shutil.rmtree(folder / "student", ignore_errors=True)
 
 
 class FirstEvaluation(TrainerCallback):  # type: ignore[misc]

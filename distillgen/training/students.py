@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,9 @@ from distillgen.inference.model_class import model_class, sees
 from distillgen.inference.spec import Spec
 from distillgen.inference.weights import KNOWN_MODELS, SHIPPED, find_weights, shipped
 from distillgen.networks.spec import DISTILLER
+from distillgen.platforms import lock
 from distillgen.project import file_sha256
+from distillgen.state_files import whole_folder
 from distillgen.training.options import TINY as TINY
 from distillgen.training.options import Tiny
 from distillgen.training.tiny import CHAT as CHAT
@@ -289,21 +291,21 @@ def ready(
     1.3 GB, a few minutes).
     """
     if student == TINY:
-        return str(write_tiny(folder, tiny or Tiny(), tokens, texts, vocabulary))
+        return str(
+            whole_folder(folder, lambda new: write_tiny(new, tiny or Tiny(), tokens, texts, vocabulary))
+        )
     if student in SHIPPED:
         return shipped(student)
     path = local(student, root)
     if is_gguf(student):
         return str(_converted(find_weights(student, root)))
     if path and (path / "adapter_config.json").is_file():
-        return str(_merged(path, folder))
+        return str(whole_folder(folder, partial(_merge, path)))
     return str(path or student)
 
 
-def _merged(adapter: Path, folder: Path) -> Path:
+def _merge(adapter: Path, folder: Path) -> None:
     """Write a model with its adapter merged into the weights, so that any training can continue from it."""
-    if (folder / "tokenizer_config.json").exists():  # written last
-        return folder
     from peft import PeftConfig, PeftModel
     from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
@@ -312,7 +314,6 @@ def _merged(adapter: Path, folder: Path) -> Path:
     model = PeftModel.from_pretrained(model_class(config).from_pretrained(base), adapter)
     model.merge_and_unload().save_pretrained(folder)
     (AutoProcessor if sees(config) else AutoTokenizer).from_pretrained(adapter).save_pretrained(folder)
-    return folder
 
 
 def _converted(file: Path) -> Path:
@@ -324,16 +325,16 @@ def _converted(file: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    def convert(new: Path) -> None:
+        plain = {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.bfloat16}
+        AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, **plain).save_pretrained(new)
+        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(new)
+
     cache.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=cache) as partial:
-            model = Path(partial) / "model"
-            plain = {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.bfloat16}
-            AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, **plain).save_pretrained(
-                model
-            )
-            AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(model)
-            model.rename(folder)
+        with (cache / f".{folder.name}.lock").open("a") as stream:
+            lock(stream.fileno(), wait=True)  # another process may convert it at this moment
+            whole_folder(folder, convert)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(
             f"the GGUF file {file} cannot be converted: {error}. Is the package gguf installed?"

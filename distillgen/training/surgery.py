@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from distillgen.errors import ConfigError
+from distillgen.state_files import whole_folder
 from distillgen.training.excerpt import check_depth, write_excerpt
 from distillgen.training.experts import check_family, check_width, write_experts
 from distillgen.training.options import Excerpt, Experts, Tiny
@@ -42,5 +43,5 @@ def write_student(
 ) -> Path:
     """Write the student that a surgery makes of a model to a folder; the training rows have the texts."""
     if isinstance(surgery, Excerpt):
-        return write_excerpt(model, folder, surgery, texts, revision)
-    return write_experts(model, folder, surgery, revision)
+        return whole_folder(folder, lambda new: write_excerpt(model, new, surgery, texts, revision))
+    return whole_folder(folder, lambda new: write_experts(model, new, surgery, revision))

@@ -65,8 +65,6 @@ def write_tiny(folder: Path, size: Tiny, tokens: Path | None, texts: Iterable[st
     The tokenizer is that of the folder `tokens`, or is trained on the texts; `vocabulary` is the number of
     its byte pairs.
     """
-    if (folder / "config.json").exists():
-        return folder
     from transformers import AutoTokenizer
 
     if tokens:

@@ -1,6 +1,7 @@
 """Loops resume after any interruption, end for a stated reason, and pass on their results."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from distillgen.errors import ConfigError
 from distillgen.inference.request import Completion
 from distillgen.runs.directory import read_records
 from distillgen.teachers.transformers import Transformers
+from tests.command_process import forked
 from tests.conftest import ProjectFolder
 from tests.endpoint import Endpoint
 
@@ -661,3 +663,37 @@ def test_a_record_s_lineage_has_the_answers_of_the_rounds_that_it_carries(projec
         pipeline["stages"] = [{"source": {"path": "rows.jsonl"}}, {"rounds": loop}]
         run = distillgen.run(pipeline, out=f"run{len(carry)}")
         assert [len(row["meta"]["made"]) for row in run.corpus] == answers
+
+
+REMOVED_HALF = """
+import os, runpy, shutil, signal, sys
+from pathlib import Path
+
+remove = shutil.rmtree
+
+def killed(folder, *args, **options):
+    for file in Path(folder).glob("records.jsonl"):
+        file.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    remove(folder, *args, **options)
+
+shutil.rmtree = killed
+sys.argv[0] = "distillgen"
+runpy.run_module("distillgen", run_name="__main__")
+"""
+
+
+def test_a_round_that_a_killed_run_removed_half_of_is_made_again(project):
+    project.rows("rows.jsonl", [{"a": f"{i} words"} for i in range(5)])
+    inner = {"filter": {"name": "inner", "filters": [{"brevity": {"field": "a", "max_words": 9}}]}}
+    loop = {"name": "loop", "n": 2, "repeat": True, "stages": [inner]}
+    pipeline = {"version": 1, "models": {}, "stages": [{"source": {"path": "rows.jsonl"}}, {"rounds": loop}]}
+    project.write("pipelines/looped.yaml", json.dumps(pipeline))
+    project.cli("run", "looped")
+    rows = (project.path / "runs/looped/corpus.jsonl").read_bytes()
+    command = [sys.executable, "-c", REMOVED_HALF, "run", "looped", "--set", "loop.n=1"]
+    assert forked(command, project.path, project.env()).returncode == -signal.SIGKILL
+    project.cli("run", "looped")
+    assert (project.path / "runs/looped/corpus.jsonl").read_bytes() == rows
+    assert len(project.read("runs/looped/loop/01/records.jsonl")) == 5
+    assert {path.name for path in (project.path / "runs/looped/loop").iterdir()} >= {"00", "01", "last"}

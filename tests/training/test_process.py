@@ -103,3 +103,43 @@ def test_a_training_that_fails_or_is_killed_fails_alone(trained, project):
         assert len(processes()) == 1 and processes() != numbers
         process.end()
         assert not processes()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from transformers import PreTrainedModel
+from distillgen.objectives.sft import Sft
+
+def is_killed(owner, name, before=lambda *args, **options: None):
+    def die(*args, **options):
+        before(*args, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, name, die)
+
+moment = Path({0!r}).read_text()
+if moment == "half of the base":
+    is_killed(PreTrainedModel, "save_pretrained", lambda self, to, **_: self.config.save_pretrained(to))
+elif moment == "all but the manifest":
+    is_killed(sys.modules["__main__"], "_write_manifest")
+
+class Killed(Sft):
+    pass
+"""
+
+
+def test_a_training_that_is_killed_while_it_writes_goes_on(trained, project):
+    moment = project.write("moment", "never")
+    project.write("objectives/killed.py", KILLED.format(str(moment)))
+    options = SFT | {"objective": "killed"}
+    whole = trained("whole", one=options)
+    for moment_text in ("half of the base", "all but the manifest"):
+        moment.write_text(moment_text)
+        with pytest.raises(distillgen.DistillgenError, match="was killed"):
+            trained("out", one=options)
+        assert (project.path / "out/student-one.partial").is_dir()
+    moment.write_text("never")
+    assert trained("out", one=options) == whole
+    assert (project.path / "out/student-one/base/model.safetensors").exists()
+    assert [path.name for path in (project.path / "out").glob("*student*")] == ["student-one"]
