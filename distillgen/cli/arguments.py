@@ -145,6 +145,11 @@ REPORT_TO = click.option(
     metavar="TRACKER",
     help="Report the figures of the run and its trainings to trackio, wandb or mlflow. Repeatable.",
 )
+RETRY_FAILED = click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Ask again for answers that failed or were cut off, refused or malformed.",
+)
 LIMIT = click.option(
     "-n",
     "--limit",

@@ -13,6 +13,7 @@ import click
 from distillgen.cli import show, show_plan, show_records
 from distillgen.cli.arguments import AS_JSON, COUNT, EXECUTOR, FULL, LEDGER, LIMIT, OUT, PIPELINE, SETS
 from distillgen.cli.carry_out import load_pipeline
+from distillgen.errors import place_of
 from distillgen.inference.places import Place
 from distillgen.text import display
 
@@ -56,7 +57,7 @@ def check(pipeline: str, sets: Sequence[str], executor: str | None, as_json: boo
         show.say(f"note: the environment variable {variable} is not set; a run needs it")
     if priced:
         show.say("cost: no bound" if cost is None else f"cost: at most {display.money(cost)}")
-    show.say(f"{checked_pipeline.path}: ok")
+    show.say(f"{place_of(checked_pipeline.path)}: ok")
 
 
 @click.command()

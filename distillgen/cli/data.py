@@ -16,6 +16,7 @@ from distillgen.cli.arguments import (
     DATA,
     LIMIT,
     OPEN,
+    RETRY_FAILED,
     RUN,
     SETS,
     Number,
@@ -50,9 +51,16 @@ if TYPE_CHECKING:
 )
 @SETS
 @LIMIT
+@RETRY_FAILED
 @AS_JSON
 def filter_(
-    data: str, filters: Sequence[str], out: Path | None, sets: Sequence[str], limit: int | None, as_json: bool
+    data: str,
+    filters: Sequence[str],
+    out: Path | None,
+    sets: Sequence[str],
+    limit: int | None,
+    retry_failed: bool,
+    as_json: bool,
 ) -> None:
     """Filter DATA without a pipeline.
 
@@ -70,7 +78,8 @@ def filter_(
         {"version": 1, "models": {}, "stages": stages}, sets, trusted=frozenset({data})
     )
     directory = out or checked_pipeline.run_directory(f"{Path(data).stem}-filtered")
-    carry_out(checked_pipeline, directory, Options(limit=limit), Printing(as_json))
+    options = Options(limit=limit, retry_failed=retry_failed)
+    carry_out(checked_pipeline, directory, options, Printing(as_json))
 
 
 @click.command()

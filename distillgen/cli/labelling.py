@@ -71,8 +71,10 @@ class Labelling:
     position: int = 0
 
     def __post_init__(self) -> None:
-        """Read earlier labels; raise ConfigError for another file, or if records have the label's field."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """Read earlier labels; raise ConfigError for a file that cannot be written, for another file, or if
+        records have the label's field.
+        """
+        _try_to_write(self.path)
         for line, row in read_rows(self.path) if self.path.exists() else ():
             if isinstance(row, str):
                 raise ConfigError(row, path=self.path, line=line)
@@ -162,6 +164,18 @@ class Labelling:
         meanings = [*self.choices.values(), (None, "skipped")]
         parts = [f"{counts[value]} {meaning}" for value, meaning in meanings if counts[value]]
         return f"{counts.total()} of {len(self.records)}" + (f": {', '.join(parts)}" if parts else "")
+
+
+def _try_to_write(path: Path) -> None:
+    """Raise ConfigError if labels cannot be appended to a file, before a person has given one."""
+    is_new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise ConfigError(f"cannot write to '{path}': {error.strerror}; give another --out") from error
 
 
 def label_in_terminal(labelling: Labelling) -> None:

@@ -43,8 +43,13 @@ def label_on_page(labelling: Labelling, port: int, announce: Callable[[str], Non
             key, record_id = (form.get(name, [""])[0] for name in ("key", "id"))
             with lock:
                 current_id = labelling.current.id if labelling.current else ""
-                if key == QUIT or record_id == current_id:  # another id: the key was pressed twice
-                    labelling.press(key)
+                try:
+                    if key == QUIT or record_id == current_id:  # another id: the key was pressed twice
+                        labelling.press(key)
+                except OSError as error:
+                    reason = f"cannot write to '{labelling.path}': {error.strerror}"
+                    self.send_error(500, explain=f"The label was not stored: {reason}. Mend it and go back.")
+                    return
                 if key == QUIT or not labelling.current:
                     self._send_page(over=True)
                     threading.Thread(target=server.shutdown).start()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from difflib import get_close_matches
 from pathlib import Path
@@ -48,6 +49,8 @@ class Program(click.Group):
         hold_open()
         escape_unknown()
         options.setdefault("complete_var", completion.VARIABLE)
+        if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+            options["color"] = False  # such a terminal gets no escape sequences
         return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -55,6 +58,7 @@ class Program(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
+            show.say("\ninterrupted", error=True)
             ctx.exit(Stopped.exit_code)
         except DistillgenError as error:
             show.say("\n".join([str(error), *getattr(error, "__notes__", ())]), error=True)

@@ -23,6 +23,7 @@ from distillgen.cli.arguments import (
     PIPELINE,
     QUIET,
     REPORT_TO,
+    RETRY_FAILED,
     SETS,
     VERBOSE,
     WholeNumber,
@@ -52,11 +53,7 @@ def stage_option(*names: str, help: str) -> Callable[[Callable[..., Any]], Calla
     "--from", "first", help="Start at this stage, on the stored records before it. Default: the first."
 )
 @stage_option("--until", help="Stop after this stage. Default: the last.")
-@click.option(
-    "--retry-failed",
-    is_flag=True,
-    help="Ask again for answers that failed or were cut off, refused or malformed.",
-)
+@RETRY_FAILED
 @click.option(
     "--retry-with",
     multiple=True,

@@ -14,6 +14,7 @@ from distillgen.cli.arguments import (
     DATA,
     LIMIT,
     REPORT_TO,
+    RETRY_FAILED,
     SETS,
     PathName,
     filter_argument,
@@ -120,6 +121,7 @@ def train(
 )
 @SETS
 @LIMIT
+@RETRY_FAILED
 @AS_JSON
 def evaluate(
     data: Run | str,
@@ -128,6 +130,7 @@ def evaluate(
     out: Path | None,
     sets: Sequence[str],
     limit: int | None,
+    retry_failed: bool,
     as_json: bool,
     **question: str | None,
 ) -> None:
@@ -156,7 +159,8 @@ def evaluate(
     pipeline = {"version": 1, "models": models, "stages": [{"source": origin(path)}, {"evaluate": stage}]}
     checked_pipeline = load_pipeline(pipeline, sets, trusted=frozenset({path}))
     directory = out or checked_pipeline.run_directory(f"{_name_of(data)}-evaluated")
-    carry_out(checked_pipeline, directory, Options(limit=limit), Printing(as_json))
+    options = Options(limit=limit, retry_failed=retry_failed)
+    carry_out(checked_pipeline, directory, options, Printing(as_json))
 
 
 def _student_and_base(run: Path) -> dict[str, Any]:

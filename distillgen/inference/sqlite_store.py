@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -188,8 +189,13 @@ def _upgrade(connection: sqlite3.Connection) -> None:
 
 
 def connect(path: Path, read_only: bool) -> sqlite3.Connection:
-    """Open the file. SQLite creates it if it is not `read_only`."""
+    """Open the file. SQLite creates it if it is not `read_only`.
+
+    Where no file can be made beside it, a ledger that no process has open is read as one that nobody changes.
+    """
     uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    if read_only and not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists():
+        uri += "&immutable=1"
     connection = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=30)
     try:
         if not read_only:

@@ -2,6 +2,7 @@
 traceback.
 """
 
+import io
 import json
 import os
 import resource
@@ -138,6 +139,44 @@ def test_an_error_that_is_no_ones_disk_is_not_hidden(small, monkeypatch):
     monkeypatch.setattr("distillgen.load", broken)
     with pytest.raises(OSError, match="a bug"):
         main(["check", "small"])
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    "setting, escapes", [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
+def test_a_terminal_that_takes_no_escape_sequences(small, monkeypatch, setting, escapes):
+    from distillgen.cli.main import main
+
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    with pytest.raises(SystemExit):
+        main(["help", "word_count"])
+    assert "filter word_count" in sys.stdout.getvalue() and ("\x1b" in sys.stdout.getvalue()) is escapes
+
+
+@pytest.mark.parametrize("where", ["distillgen.load", "distillgen.cli.main.main"])
+def test_ctrl_c_at_any_moment_ends_without_a_traceback(small, monkeypatch, capsys, where):
+    from distillgen.__main__ import main
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    monkeypatch.setattr(sys, "argv", ["distillgen", "check", "small"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert ("interrupted" in capsys.readouterr().err) is (where == "distillgen.load")
 
 
 def test_a_run_that_keeps_nothing_says_so(small):

@@ -260,6 +260,8 @@ def test_a_terminal_shows_hostile_text_and_does_not_obey_it(project):
 
 def test_no_terminal(run, project):
     assert "stdin is not a terminal; use --web" in project.cli("label", "some", check=2).stderr
+    told = project.cli("label", "some", "--web", "-o", "/sys/labels.jsonl", check=2).stderr
+    assert "cannot write to '/sys/labels.jsonl'" in told and "give another --out" in told
 
 
 class Web:
@@ -324,6 +326,17 @@ def test_on_a_page_until_all_is_done(run, project, web):
 def test_page_and_terminal_resume_from_the_same_file(run, project, web):
     at = web("-n", "3")
     at.press("y")
+    file, first = project.path / "data/labels.jsonl", at.id
+    file.rename(file.with_name("aside"))
+    file.mkdir()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        at.press("n")
+    assert (
+        "was not stored: cannot write to 'data/labels.jsonl': Is a directory" in refused.value.read().decode()
+    )
+    file.rmdir()
+    file.with_name("aside").rename(file)
+    assert at.get() and at.id == first, "it goes on where it failed"
     assert "Until next time" in at.press("q") and at.process.wait(10) == 0
     again = web("-n", "3")
     assert "1 of 3: 1 valid" in again.page.text

@@ -389,6 +389,14 @@ def test_ledgers_are_verified_compacted_and_exported_by_command(project):
     assert '"rows": {' in project.cli("ledger", "verify", "l.sqlite3", "--json", check=3).stdout
 
 
+def test_a_ledger_in_a_folder_that_cannot_be_written_is_read(tmp_path, monkeypatch):
+    fill(tmp_path / "l", answers(2))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    ledger = Ledger(tmp_path / "l", read_only=True)
+    assert ledger.usage()[0].answers == 2 and [path.name for path in tmp_path.iterdir()] == ["l"]
+    ledger.close_now()
+
+
 MOUNTS = """27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 40 27 0:50 / /home rw shared:2 - nfs4 server:/home rw
 41 40 0:51 / /home/local\\040disk rw - xfs /dev/sdb rw

@@ -353,6 +353,17 @@ def test_evaluate_on_the_command_line_and_in_the_report(project):
         "a run is not found by its name under runs/"
     )
     assert "Evaluation" in page and "100%" in page
+    project.write("script.py", "def failing(request, sample):\n    raise ValueError('no')\n")
+    failing = (
+        "evaluate",
+        "rows.jsonl",
+        "--model",
+        "m={provider: scripted, model: 'script.py:failing'}",
+        *common,
+    )
+    assert "m: failed 12" in project.cli(*failing, "-o", "f").stdout
+    assert "asked now        nothing" in project.cli(*failing, "-o", "f").stdout
+    assert "asked now        12 requests" in project.cli(*failing, "-o", "f", "--retry-failed").stdout
     assert "give a model to ask" in project.cli("evaluate", "rows.jsonl", *common, check=2).stderr
     assert "NAME=MODEL" in project.cli("evaluate", "rows.jsonl", "--model", "m", *common, check=2).stderr
 
