@@ -84,7 +84,8 @@ def carry_out(
     printing.open(directory)
     state = run.state
     refuse_failed(state["failed"])
-    if state["stages"][-1]["complete"] and not state["kept"]:
+    is_share = checked_pipeline.source.stage.shards > 1  # `gather` says what all shares kept
+    if state["stages"][-1]["complete"] and not state["kept"] and not is_share:
         dropped = state["dropped"]
         why = f"all rows were dropped ({reasons(dropped)})" if dropped else "the source has no rows"
         raise FailedRows(f"nothing was kept: {why}; see: distillgen show {directory} --dropped")

@@ -51,8 +51,10 @@ def check(pipeline: str, sets: Sequence[str], executor: str | None, as_json: boo
             }
         )
         return
-    for bound in checked_pipeline.bound_stages:
-        show.say(show.broken(f"{show.stage_name(bound):<12} {', '.join(sorted(bound.fields))}", 13))
+    names = {show.stage_name(bound): bound for bound in checked_pipeline.bound_stages}
+    width = max(12, *map(len, names))
+    for name, bound in names.items():
+        show.say(show.broken(f"{name:<{width}} {', '.join(sorted(bound.fields))}", width + 1))
     for variable in checked_pipeline.missing_env:
         show.say(f"note: the environment variable {variable} is not set; a run needs it")
     if priced:

@@ -73,6 +73,14 @@ def test_the_gathered_corpus_is_that_of_one_machine_and_asks_only_what_needs_all
     assert len(asked.bodies) == 2 * alone
 
 
+def test_a_shard_without_rows_has_not_failed(project):
+    project.write("pipelines/few.yaml", "version: 1\nstages: [{source: {path: data/seeds.jsonl}}]\n")
+    project.rows("data/seeds.jsonl", [{"question": "What is 1?"}])
+    for number in range(2):
+        project.cli("run", "few", "--shard", f"{number}/2")
+    assert "1 kept" in project.cli("gather", "runs/few/shard-0-of-2", "runs/few/shard-1-of-2").stdout
+
+
 def test_python_runs_a_shard(project, asked):
     run = distillgen.run("ask", shard="1/3", progress=False)
     assert run.directory.resolve() == project.path / SHARDS[1]
