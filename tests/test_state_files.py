@@ -230,7 +230,7 @@ def test_what_is_whole_and_what_is_not(tmp_path):
 
 def test_many_threads_write_one_file_that_is_named_by_its_content(tmp_path):
     """Two documents with the same picture are converted at the same time, and so are two pipelines' rows."""
-    path, content = tmp_path / "pictures/abc.png", b"x" * 100_000
+    path, content = tmp_path / "data/pictures/abc.png", b"x" * 100_000
     start = threading.Barrier(8)
 
     def write(_):

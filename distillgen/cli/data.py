@@ -305,7 +305,7 @@ def _push_shards(
 @click.option(
     "-o",
     "--out",
-    type=PathName(path_type=Path, dir_okay=False),
+    type=PathName(path_type=Path),
     default=Path("data/labels.jsonl"),
     show_default=True,
     help="The file that labels are appended to.",

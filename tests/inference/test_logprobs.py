@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import distillgen
+from distillgen.errors import ConfigError
 from distillgen.inference.ledger import Ledger
 from distillgen.inference.logprobs import pack, unpack
 from tests.endpoint import Endpoint, completion
@@ -178,6 +179,8 @@ def test_embeddings_stay_in_the_ledger(project):
                 {"embed": {"model": "e", "template": "{{ a }}"}},
             ],
         }
+        with pytest.raises(ConfigError, match="'template' needs the field 'b'"):
+            distillgen.load(made, ["embed.template='{{ b }}'"])
         run = distillgen.run(made, out="runs/e")
         assert run.state["totals"]["input_tokens"] == 6
         rows = project.read("runs/e/corpus.jsonl")

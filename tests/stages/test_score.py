@@ -72,17 +72,18 @@ def test_a_text_is_scored_after_the_picture_of_its_row(project):
 def test_pictures_are_refused_without_a_turn_that_shows_them_or_a_model_that_scores_after_them(project):
     folder_of(project.path / "pictures", [(1, 2, 3)])
 
-    def loaded(context="say", images=("image",), **model):
+    def loaded(context="say", images=("image",), target="{{ file }}", **model):
         told = pipeline(context, **model)
         told["stages"][0]["source"]["path"] = "pictures"
-        told["stages"][1]["score"] |= {"target": "{{ file }}", "images": [*images]}
+        told["stages"][1]["score"] |= {"target": target, "images": [*images]}
         return distillgen.load(told)
 
     loaded()
     with pytest.raises(ConfigError, match="seen in the turn of the context: give 'context' a text"):
         loaded(context="")
-    with pytest.raises(ConfigError, match="'images' needs the field 'imag'"):
-        loaded(images=["imag"])
+    for name, value in {"images": ["imag"], "context": "{{ imag }}", "target": "{{ imag }}"}.items():
+        with pytest.raises(ConfigError, match=f"'{name}' needs the field 'imag'"):
+            loaded(**{name: value})
     with pytest.raises(ConfigError, match=r"'m' \(openai\) cannot do picture_score; .*vllm or transformers"):
         loaded(**SERVER)
 
