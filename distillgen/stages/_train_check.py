@@ -213,7 +213,7 @@ class TrainCheck:
         outline = replace(outline, tokens=names.union(akin), distiller=distiller)
         if template := next((stage.chat_template for stage in stages if stage.chat_template), None):
             text = context.project.file(template).read_text(encoding="utf-8")
-            return replace(outline, template=text, read=True)
+            return replace(outline, template=text)
         return replace(outline, read=False) if trainings else outline  # texts remove the template
 
 

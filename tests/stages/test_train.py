@@ -438,9 +438,11 @@ def test_the_turns_that_a_format_stage_makes_are_rendered(project, installed):
             }
         }
     }
-    distillgen.load(pipeline("q.jsonl", made, student=own, messages="a"))
-    with pytest.raises(ConfigError, match="does not take the turns system, user, assistant: no system role"):
-        distillgen.load(pipeline("q.jsonl", made, student=own, messages="b"))
+    project.write("t.jinja", USER_ONLY)
+    for options in {"student": own}, {"student": "on/the-hub", "chat_template": "t.jinja"}:
+        distillgen.load(pipeline("q.jsonl", made, **options, messages="a"))
+        with pytest.raises(ConfigError, match="not take the turns system, user, assistant: no system role"):
+            distillgen.load(pipeline("q.jsonl", made, **options, messages="b"))
     with pytest.raises(ConfigError, match="does not take the turns system, user, assistant: no system role"):
         distillgen.load(
             pipeline(
