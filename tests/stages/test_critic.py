@@ -58,6 +58,20 @@ def test_a_group_stays_in_one_part(project):
     assert sum(map(len, heads)) == 40 and sum(map(len, found.values())) == 120
 
 
+@pytest.mark.parametrize(
+    "reads",
+    [
+        {"fields": ["question", "response"]},
+        {"fields": None, "template": "{{ question }} | {{ response }}"},
+    ],
+)
+def test_the_answers_to_a_question_stay_in_one_part(project, reads):
+    rows = [{"question": f"q{i % 20}", "response": f"a{i}", "label": i // 20 % 2} for i in range(120)]
+    found = parts(project, rows, validation=0.3, test=0.3, **reads)
+    questions = [{texts[0].split(" | ")[0] for texts, _ in part} for part in found.values()]
+    assert sum(map(len, questions)) == len(set.union(*questions)) == 20 and all(questions)
+
+
 def test_the_split_is_by_seed_and_further_labels_move_nothing(project):
     first = parts(project)
     assert first == parts(project) != parts(project, seed=1)
