@@ -114,6 +114,23 @@ def test_names_with_equal_words_and_numbers_are_one_node(carry_out):
     assert len(graph["nodes"]) == 4
 
 
+def test_names_with_near_vectors_are_one_node_unless_their_numbers_differ(carry_out, monkeypatch):
+    numpy = pytest.importorskip("numpy")
+    from distillgen.stages import graph as stage
+
+    vectors = {"boat": (1.0, 0.0), "ship": (0.98, 0.2), "plate 1": (0.0, 1.0), "plate 2": (0.0, 1.0)}
+
+    async def embedded(names, model, ledger):
+        return numpy.array([vectors[name] for name in names], numpy.float32)
+
+    monkeypatch.setattr(stage, "check_embedder", lambda name: None)
+    monkeypatch.setattr(stage, "embedded", embedded)
+    triples = [("boat", "bears", "plate 1"), ("ship", "bears", "plate 2")]
+    for min_cosine, nodes in (0.9, ["boat", "plate 1", "plate 2"]), (0.99, sorted(vectors)):
+        _, _, graph = carry_out(triples, embedder="planted", min_cosine=min_cosine)
+        assert sorted(node["id"] for node in graph["nodes"]) == nodes
+
+
 def test_only_the_largest_part_is_kept_on_demand(carry_out):
     triples = [("a1", "x", "b1"), ("c1", "x", "d1"), ("d1", "x", "e1"), ("b1", "x", "a1")]
     kept, dropped, _ = carry_out(triples, component="giant")

@@ -73,6 +73,15 @@ def test_entries_are_neither_dropped_nor_held_out_nor_without_the_condition(proj
     assert held_out and all(sorted(entries) == train_of_the_sea for entries in lists(records).values())
 
 
+@pytest.mark.parametrize("options", [{"by": "random"}, {"by": "bm25"}, {"by": "nearest", "embedder": "words"}])
+def test_a_memory_without_entries_gives_none(project, options):
+    pytest.importorskip("bm25s")
+    if options["by"] != "random":
+        options = {**options, "query": "q", "key": "q"}
+    options = {**options, "from": "here", "entries": "{{ n > 9 }}", "keep": ["n"], "k": 2}
+    assert lists(retrieve(project, count=3, **options)) == {0: [], 1: [], 2: []}
+
+
 def bm25(query, corpus, k1=1.5, b=0.75):
     """The formula, in Lucene's variant."""
     counts = [Counter(words(text)) for text in corpus]
