@@ -97,9 +97,7 @@ def compact(name: str, as_json: bool) -> None:
 
 @ledger.command("export")
 @click.argument("name", metavar="LEDGER")
-@click.option(
-    "-o", "--out", "file", required=True, type=PathName(path_type=Path), help="The new file."
-)
+@click.option("-o", "--out", "file", required=True, type=PathName(path_type=Path), help="The new file.")
 def export_ledger(name: str, file: Path) -> None:
     """Write the rows of a ledger as JSON lines: the request, the completion, the tokens and the cost of each.
 

@@ -60,10 +60,7 @@ def test_a_group_stays_in_one_part(project):
 
 @pytest.mark.parametrize(
     "reads",
-    [
-        {"fields": ["question", "response"]},
-        {"fields": None, "template": "{{ question }} | {{ response }}"},
-    ],
+    [{"fields": ["question", "response"]}, {"fields": None, "template": "{{ question }} | {{ response }}"}],
 )
 def test_the_answers_to_a_question_stay_in_one_part(project, reads):
     rows = [{"question": f"q{i % 20}", "response": f"a{i}", "label": i // 20 % 2} for i in range(120)]

@@ -73,7 +73,9 @@ def test_entries_are_neither_dropped_nor_held_out_nor_without_the_condition(proj
     assert held_out and all(sorted(entries) == train_of_the_sea for entries in lists(records).values())
 
 
-@pytest.mark.parametrize("options", [{"by": "random"}, {"by": "bm25"}, {"by": "nearest", "embedder": "words"}])
+@pytest.mark.parametrize(
+    "options", [{"by": "random"}, {"by": "bm25"}, {"by": "nearest", "embedder": "words"}]
+)
 def test_a_memory_without_entries_gives_none(project, options):
     pytest.importorskip("bm25s")
     if options["by"] != "random":
