@@ -70,6 +70,7 @@ class Run:
 
     def check(self) -> None:
         """Raise Damaged if a file does not hold the rows that were written to it."""
+        before = version(self.directory / "usage.json")
         state = self.state
         rows = {
             stage_file(self.directory, i, s["name"]): s["rows"]
@@ -81,6 +82,8 @@ class Run:
             rows[self.directory / "dropped.jsonl"] = last["rows"] - last["kept"]
         for path, count in rows.items():
             if path.exists() and not is_whole(path, count):
+                if version(self.directory / "usage.json") != before:
+                    return self.check()  # a run has begun or ended meanwhile
                 rows_of_it = "row that was" if count == 1 else f"{count:,} rows that were"
                 raise Damaged(path, f"it does not hold the {rows_of_it} written to it")
 
@@ -261,15 +264,26 @@ class Rows(Sequence[Record]):
 
 def read_lines(path: Path) -> Iterator[bytes]:
     """Give the lines of a file of a run, each a row as JSON, also while the file is being written."""
-    if (stream := open_rows(path)) is None:
-        return
-    with stream:
-        for line in stream:
-            if not line.endswith(b"\n"):
-                if stream.name.endswith(PARTIAL):
-                    return  # still being written
-                raise Damaged(path, "its last line has no end")
-            yield line
+    if (stream := open_rows(path)) is not None:
+        with stream:
+            yield from _lines_in(stream)
+
+
+def _lines_in(stream: IO[bytes]) -> Iterator[bytes]:
+    for line in stream:
+        if not line.endswith(b"\n"):
+            if stream.name.endswith(PARTIAL):
+                return  # still being written
+            raise Damaged(Path(stream.name), "its last line has no end")
+        yield line
+
+
+def version(file: Path | int) -> tuple[int, ...]:
+    """Return what is another for each new file of a name: files of a run are replaced, not changed."""
+    with suppress(FileNotFoundError):
+        status = os.stat(file)
+        return status.st_ino, status.st_mtime_ns, status.st_size
+    return ()
 
 
 def open_rows(path: Path) -> IO[bytes] | None:
@@ -283,11 +297,18 @@ def open_rows(path: Path) -> IO[bytes] | None:
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Give the rows of a file of a run, also while it is being written; raise Damaged."""
-    for number, line in enumerate(read_lines(path), 1):
+    if (stream := open_rows(path)) is not None:
+        with stream:
+            yield from rows_in(stream)
+
+
+def rows_in(stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """Give the rows of an open file of a run; raise Damaged."""
+    for number, line in enumerate(_lines_in(stream), 1):
         try:
             yield loads_own(line)
         except ValueError as error:
-            raise Damaged(path, f"line {number:,} is not JSON") from error
+            raise Damaged(Path(stream.name), f"line {number:,} is not JSON") from error
 
 
 def read_records(path: Path) -> Iterator[Record]:

@@ -21,7 +21,7 @@ from distillgen.record import digest, dumps
 from distillgen.rows.array_readers import METADATA
 from distillgen.rows.formats import FORMATS, Writer, schema_of
 from distillgen.runs.card import Census, card
-from distillgen.runs.directory import Run, guard_of
+from distillgen.runs.directory import Run, guard_of, is_running
 from distillgen.runs.export_media import metadata_names
 from distillgen.runs.export_rows import Batch, ExportOptions, Rows
 from distillgen.runs.trainer_files import ExportedRows, check_trainers, trainer_files
@@ -115,16 +115,19 @@ def export(data: Run | str, out: Path, options: ExportOptions) -> Exported:
                 data.directory, census, data_files, place, load, builder, media.types if media else {}
             )
             (folder / "README.md").write_text(page, encoding="utf-8")
+        rows.check_unchanged()
     names = [*(name for split_names in files.values() for name in split_names), *texts]
     return Exported(counts, names, rows.left_out, rows.shaper.sources if rows.shaper else {}, private)
 
 
 def _check_complete(run: Run) -> None:
     """Raise ConfigError if the run is still going on, or has no corpus."""
-    if run.state["state"] == "running":
+    state = run.state
+    if state["state"] == "running" or is_running(run.directory):
         remedy = f"wait for it (distillgen status {run.directory})"
         raise ConfigError(f"'{run.directory}' is still running; {remedy}")
-    if not (run.directory / "corpus.jsonl").exists():
+    unfinished = state["state"] == "killed" and not state["stages"][-1]["complete"]
+    if unfinished or not (run.directory / "corpus.jsonl").exists():  # it may be of an earlier run
         raise ConfigError(f"'{run.directory}' has no corpus yet; run it to its end first")
 
 

@@ -16,7 +16,7 @@ from distillgen.record import META, SPLIT, Record, Unrenderable, digest, dumps, 
 from distillgen.rows.formats import BATCH, Writer
 from distillgen.rows.jsonl import read_rows as read_any_rows
 from distillgen.rows.shapes import Shaper, shaper
-from distillgen.runs.directory import Run, project_root, read_records
+from distillgen.runs.directory import Run, open_rows, project_root, rows_in, version
 from distillgen.runs.export_media import ExportedMedia
 from distillgen.text.display import clipped
 
@@ -54,6 +54,7 @@ class Rows:
         self.left_out: Counter[str] = Counter()
         self.carries_files = False
         """Whether pictures and sounds are written; otherwise rows keep the references to them."""
+        self._version: tuple[int, ...] | None = None
         self.media = ExportedMedia(project_root(data.directory) if isinstance(data, Run) else Path.cwd())
         names, record_splits = dict[str, None](), dict[str, float]()
         for record in self._records():
@@ -94,10 +95,27 @@ class Rows:
         return "record_id"
 
     def _records(self) -> Iterator[Record]:
+        if not isinstance(self.data, Run):
+            yield from _records_of(self.data)
+        elif (stream := open_rows(self._file())) is not None:
+            with stream:
+                self._refuse_other(version(stream.fileno()))
+                yield from map(Record.from_row, rows_in(stream))
+
+    def _file(self) -> Path:
+        """Return the file of the run that has the rows."""
+        assert isinstance(self.data, Run)
+        return self.data.directory / ("dropped.jsonl" if self.options.dropped else "corpus.jsonl")
+
+    def check_unchanged(self) -> None:
+        """Raise ConfigError if a run has written the rows anew since they were first read."""
         if isinstance(self.data, Run):
-            name = "dropped.jsonl" if self.options.dropped else "corpus.jsonl"
-            return read_records(self.data.directory / name)
-        return _records_of(self.data)
+            self._refuse_other(version(self._file()))
+
+    def _refuse_other(self, now: tuple[int, ...]) -> None:
+        self._version = self._version or now
+        if now != self._version:
+            raise ConfigError(f"a run has written '{self._file()}' anew meanwhile; export it again")
 
     def batches(self) -> Iterator[tuple[str, Batch]]:
         """Give batches of rows with their split, in order; count the rows that do not fit the shape."""

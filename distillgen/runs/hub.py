@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,12 @@ from distillgen.privacy import SECRET, public
 from distillgen.record import META, dumps
 from distillgen.rows.media import TYPES
 from distillgen.runs.card import student_card
-from distillgen.runs.directory import Run, guard_of, read_rows
+from distillgen.runs.directory import Run, guard_of, is_running, read_rows
 from distillgen.runs.export import export
 from distillgen.runs.export_media import refers_to_files
 from distillgen.runs.export_rows import ExportOptions
 from distillgen.runs.hub_repository import File, open_repository
-from distillgen.state_files import PARTIAL, load_state
+from distillgen.state_files import PARTIAL, load_state, remove_folder
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 COMMITTED = 1000  # pictures and sounds of one commit; the rows that name them come last
@@ -96,14 +95,24 @@ def _exported(run: Run) -> Path:
     """
     place, corpus = run.directory / ".published", run.directory / "corpus.jsonl"
     folder = place / run.directory.resolve().name  # the card names it
-    if not folder.exists() or folder.stat().st_mtime_ns <= corpus.stat().st_mtime_ns:
-        shutil.rmtree(place, ignore_errors=True)
+    written_at = corpus.stat().st_mtime_ns
+    if not _is_of(folder, written_at):
+        remove_folder(place)
         try:
             export(run, folder, ExportOptions())
         except ConfigError as error:
             remedy = f"distillgen export {run.directory} -o FOLDER …, then distillgen push FOLDER"
             raise ConfigError(f"{error.message}: {remedy}") from error
+        os.utime(folder, ns=(written_at, written_at))
     return folder
+
+
+def _is_of(published: Path, written_at: int) -> bool:
+    """Return whether what is to be published is there, and is that of the corpus with this time of change.
+
+    A later time of its own would say little: a run may write its corpus anew while it is made.
+    """
+    return published.exists() and published.stat().st_mtime_ns == written_at
 
 
 def check_finished(run: Run) -> None:
@@ -111,7 +120,7 @@ def check_finished(run: Run) -> None:
     if missing := [name for name in RUN_FILES if not (run.directory / name).exists()]:
         raise ConfigError(f"'{run.directory}' has no {missing[0]} yet; run it to its end first")
     state = run.state
-    if state["state"] == "running":
+    if state["state"] == "running" or is_running(run.directory):
         remedy = f"wait for it (distillgen status {run.directory}), or add --while-running"
         raise ConfigError(f"'{run.directory}' is still running; {remedy}")
     if state["state"] != "finished":
@@ -142,11 +151,13 @@ def described_files(run: Run) -> list[File]:
 
 def _without_keys(corpus: Path, published: Path) -> Path:
     """Write the rows without their ledger keys, which are digests of addresses; return the path."""
-    if not published.exists() or published.stat().st_mtime_ns <= corpus.stat().st_mtime_ns:
+    written_at = corpus.stat().st_mtime_ns
+    if not _is_of(published, written_at):
         fresh = published.with_suffix(PARTIAL)
         with fresh.open("wb") as out:
             for row in read_rows(corpus):
                 out.write(published_line(row))
+        os.utime(fresh, ns=(written_at, written_at))
         os.replace(fresh, published)
     return published
 

@@ -15,9 +15,12 @@ from distillgen.cli import show_records
 from distillgen.errors import ConfigError, DistillgenError
 from distillgen.record import Record, dumps
 from distillgen.runs import directory as run_directory
+from distillgen.runs import export as export_module
+from distillgen.runs import hub
 from distillgen.runs.directory import Run, read_records
+from distillgen.runs.export_rows import ExportOptions
 from distillgen.runs.lock import directory_lock
-from distillgen.state_files import PARTIAL, partial_file
+from distillgen.state_files import PARTIAL, Damaged, is_whole, partial_file, replace_text
 from distillgen.viewer.row_index import RowIndex, folder_for
 from distillgen.viewer.selection import Selection, count_of
 
@@ -180,3 +183,89 @@ def test_an_index_that_was_deleted_is_made_again_while_it_is_looked_at(rows):
     assert index.count == 0
     index.update()
     assert index.count == 3
+
+
+@pytest.fixture
+def run(project):
+    project.rows("s.jsonl", [{"a": "one"}, {"a": "two"}])
+    stages = [{"source": {"path": str(project.path / "s.jsonl")}}]
+    return distillgen.run({"version": 1, "models": {}, "stages": stages}, out=project.path / "run")
+
+
+def written_anew(run, text):
+    """Replace the rows by others, which a run began to write before."""
+    corpus, fresh = run.directory / "corpus.jsonl", run.directory / "fresh"
+    fresh.write_bytes(corpus.read_bytes().replace(b"one", text))
+    os.utime(fresh, ns=(corpus.stat().st_mtime_ns + 1, corpus.stat().st_mtime_ns + 1))
+    os.replace(fresh, corpus)
+
+
+@pytest.mark.parametrize("name", ["out", "out.jsonl"])
+def test_an_export_during_which_a_run_writes_its_rows_anew_leaves_nothing(monkeypatch, run, name):
+    write = export_module._write
+
+    def write_after(*args):
+        written_anew(run, b"other")
+        write(*args)
+
+    out = run.directory / name
+    monkeypatch.setattr(export_module, "_write", write_after)
+    with pytest.raises(ConfigError, match="anew meanwhile; export it again"):
+        export_module.export(run, out, ExportOptions())
+    assert not out.exists() and not list(run.directory.glob(".out*"))
+    monkeypatch.setattr(export_module, "_write", write)
+    assert export_module.export(run, out, ExportOptions()).rows == {"train": 2}
+
+
+def test_the_rows_of_an_earlier_run_are_not_exported_as_those_of_one_that_was_killed(run):
+    state = run.state | {"state": "running"}
+    (run.directory / "usage.json").write_text(json.dumps(state))
+    export_module.export(run, run.directory / "whole.jsonl", ExportOptions())  # killed after its last stage
+    state["stages"] = [stage | {"complete": False} for stage in state["stages"]]
+    (run.directory / "usage.json").write_text(json.dumps(state))
+    with pytest.raises(ConfigError, match="has no corpus yet; run it to its end first"):
+        export_module.export(run, run.directory / "out.jsonl", ExportOptions())
+
+
+def test_a_run_that_has_begun_is_neither_exported_nor_pushed(run):
+    with directory_lock(run.directory):  # usage.json is still of the run before
+        assert run.state["state"] == "finished"
+        with pytest.raises(ConfigError, match="is still running"):
+            export_module.export(run, run.directory / "out.jsonl", ExportOptions())
+        with pytest.raises(ConfigError, match="is still running"):
+            hub.data_files(run)
+
+
+def test_rows_that_were_written_anew_as_they_were_prepared_for_the_hub_are_pushed_the_next_time(
+    monkeypatch, run
+):
+    def rows_to_publish():
+        (rows,) = (file for file in hub.data_files(run) if file.name == "corpus.jsonl")
+        return rows.content.read_bytes()
+
+    line = hub.published_line
+
+    def line_after(row):
+        monkeypatch.setattr(hub, "published_line", line)
+        written_anew(run, b"other")
+        return line(row)
+
+    monkeypatch.setattr(hub, "published_line", line_after)
+    assert b"one" in rows_to_publish()
+    assert b"other" in rows_to_publish()
+
+
+def test_a_run_that_ends_while_its_files_are_checked_is_not_damaged(monkeypatch, run):
+    whole = (run.directory / "usage.json").read_text()
+    state = run.state
+    state["stages"] = [stage | {"rows": 7} for stage in state["stages"]]
+    (run.directory / "usage.json").write_text(json.dumps(state))
+    with pytest.raises(Damaged, match="7 rows"):
+        run.check()
+
+    def is_whole_after(*args):
+        replace_text(run.directory / "usage.json", whole)
+        return is_whole(*args)
+
+    monkeypatch.setattr(run_directory, "is_whole", is_whole_after)
+    run.check()
