@@ -126,8 +126,9 @@ def status(run: Run, *, error: bool = False) -> None:
         if cost_usd := sum(use["cost_usd"] for use in state["usage"] if use["status"] == status):
             lines.append(f"of that {money(cost_usd)} {consequence}")
     if state["state"] not in ("finished", "running"):
-        answers = f"{state['totals']['answers']:,} answers are safe in {run.directory}"
-        lines.append(f"{answers}; run the same command to go on")
+        count = state["totals"]["answers"]
+        work = "1 answer is" if count == 1 else f"{count:,} answers are" if count else "finished stages are"
+        lines.append(f"{work} safe in {run.directory}; run the same command to go on")
     say("\n".join(broken(line) for line in lines), error=error)
 
 
@@ -231,5 +232,5 @@ def _examples(title: str, path: Path, count: int, source_fields: Container[str])
         if record.dropped:
             say(f"  {record.dropped.filter}: {clipped(record.dropped.reason)}")
         new_fields = {name: value for name, value in record.fields.items() if name not in source_fields}
-        lines = field_lines(replace(record, fields=new_fields or record.fields), 150)
+        lines = field_lines(replace(record, fields=new_fields or record.fields), 150, most=12)
         say("".join(f"    {line}\n" for line in lines))

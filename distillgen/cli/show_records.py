@@ -25,11 +25,13 @@ def records(
     width: int = 0,
     *,
     full: bool = False,
+    most: int = 24,
     prompt: Callable[[Record], Mapping[str, str]] = lambda record: {},
 ) -> None:
     """Print records with their source, fields, scores and reason, in lines of `width` or of the terminal.
 
-    With `full`, whole texts are printed. `prompt` gives the texts that were sent for a record, by titles.
+    Of many fields, the first `most` are printed. With `full`, all fields and whole texts are. `prompt`
+    gives the texts that were sent for a record, by titles.
     """
     width = width or min(shutil.get_terminal_size((120, 24)).columns, 160)
     entries = list(entries)  # a damaged file is reported before anything is printed
@@ -44,7 +46,7 @@ def records(
             for name, value in record.fields.items():
                 say(f"  {whole_field(name, value)}")
         else:
-            for line in field_lines(record, width):
+            for line in field_lines(record, width, most, "; --full shows them"):
                 say(f"  {line}")
         if record.scores:
             say("  scores: " + ", ".join(f"{name} {number(value)}" for name, value in record.scores.items()))
@@ -104,7 +106,7 @@ def lineage(run: Run, beginning: str, json_wanted: bool) -> None:
         first, *parents = (record.row() for record in chain.values())
         as_json({"record": first, "parents": parents, "answers": answers})
     else:
-        records(chain.values(), width=100_000)
+        records(chain.values(), width=100_000, most=10_000)
         say(json.dumps(answers, indent=2, ensure_ascii=False))
 
 

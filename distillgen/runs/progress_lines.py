@@ -110,7 +110,7 @@ class Drawing:
         self.count += 1
         if progress.first_kept and not self._first_shown:
             self._first_shown = True
-            fields = field_lines(progress.first_kept, 1000)
+            fields = field_lines(progress.first_kept, 1000, most=12)
             after = f"first kept row, after {duration(progress.elapsed_s)}:"
             yield Text("\n  ".join([after, *(shortened(line, self.width - 2) for line in fields)]))
         for text in progress.warnings[self._warnings :]:

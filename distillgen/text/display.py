@@ -49,14 +49,20 @@ def fitting(items: Sequence[str], width: int) -> str:
     return ""
 
 
-def field_lines(record: Record, width: int) -> list[str]:
-    """Return a line for each field of a record; `messages`, which repeats the others, only if it is the only
-    field.
+def field_lines(record: Record, width: int, most: int = 24, rest: str = "") -> list[str]:
+    """Return a line for each of the first fields of a record, at most `most`, and one for the `rest`.
+
+    `messages`, which repeats the others, is shown only if it is the only field.
     """
     fields = {
         name: value for name, value in record.fields.items() if name != "messages" or len(record.fields) == 1
     }
-    return [f"{clipped(name, 20)}: {clipped(value, width - len(name) - 4)}" for name, value in fields.items()]
+    lines = [
+        f"{clipped(name, 20)}: {clipped(value, width - len(name) - 4)}" for name, value in fields.items()
+    ]
+    if len(lines) <= most + 1:
+        return lines
+    return [*lines[:most], f"… and {len(lines) - most} more fields{rest}"]
 
 
 def dropped(counts: Mapping[str, int]) -> str:

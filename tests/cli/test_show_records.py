@@ -71,3 +71,17 @@ def test_show_prints_whole_texts(small):
     assert "question:\n      First line" in whole and "\n          indented\n      the very end\n" in whole
     assert "\x1b" not in whole and "␛[31mred" in whole, "a terminal shows hostile text and does not obey it"
     assert "Hm?" in small.cli("show", "small", "--dropped", "--full").stdout
+
+
+def test_of_a_row_of_many_fields_the_first_are_shown(project):
+    project.rows("rows.jsonl", [{f"field_{i}": i for i in range(230)}])
+    project.write("pipelines/wide.yaml", "version: 1\nstages: [{source: {path: rows.jsonl}}]\n")
+    done = project.cli("run", "wide")
+    for text in (done.stdout, done.stderr):
+        assert "field_11: 11\n" in text and "field_12" not in text and "… and 218 more fields\n" in text
+    shown = project.cli("show", "wide").stdout
+    assert "field_23: 23\n" in shown and "  … and 206 more fields; --full shows them\n" in shown
+    for option in (("--full",), ("--id", shown[:9])):
+        assert "field_229: 229\n" in project.cli("show", "wide", *option).stdout
+    page = (project.path / "runs/wide/report.html").read_text()
+    assert "<summary>206 more fields</summary>" in page and "… and 6 more in the run" in page

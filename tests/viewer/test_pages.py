@@ -169,7 +169,7 @@ def test_a_row_is_shown_without_its_ledger(viewed, sums, tmp_path):
     row = viewer.ids()[0]
     (directory / "ledger.sqlite3").write_bytes(b"no ledger" * 100)
     assert re.search(
-        "What is number 0 .* The answers cannot be read: .* is damaged", viewer.page(row=row).text
+        "What is number 0 .* The answers cannot be read: .* is no ledger", viewer.page(row=row).text
     )
     (directory / "ledger.sqlite3").unlink()
     assert "The ledger does not hold this answer." in viewer.page(row=row).text
