@@ -6,16 +6,13 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from distillgen.errors import ConfigError
 from distillgen.teachers._credentials import check_header, credentials, further_secrets, trimmed
-
-if TYPE_CHECKING:
-    pass
 
 OFFICIAL = "https://api.openai.com/v1"
 _URL = re.compile(r"[^\s\x00-\x1f\x7f]+")  # which urlsplit takes, and no client

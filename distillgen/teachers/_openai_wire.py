@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
@@ -19,9 +19,6 @@ from distillgen.inference.request import UNUSABLE_ANSWER, Completion
 from distillgen.record import dumps, loads
 from distillgen.teachers._settling import MISSING
 from distillgen.teachers._usage import counts_of, usual_counts
-
-if TYPE_CHECKING:
-    pass
 
 Logprobs = list[list[Any]]
 

@@ -3,12 +3,13 @@
 import json
 import time
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 import distillgen
-from distillgen.errors import DistillgenError
+from distillgen.errors import ConfigError, DistillgenError
 from distillgen.teachers._refusal import (
     explanation_of,
     kind_of,
@@ -959,6 +960,30 @@ def test_an_address_with_a_query_as_azure_has(project, transport):
     path, query = path.split("?")
     assert path == "/openai/deployments/d/chat/completions"
     assert sorted(query.replace("%20", "+").split("&")) == ["api-version=2024-06-01", "x=a+b"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:8000", "http:///v1", "ftp://host/v1", "http://my host/v1", "http://ho\x7fst/v1"]
+    + [f"http://host:{port}/v1" for port in (0, 80_000, "x")]
+    + ["http://[::1/v1"],
+)
+def test_what_is_no_address_of_an_endpoint(url):
+    from distillgen.teachers._addresses import Address
+
+    for right in ("http://localhost:8000/v1", "https://host", "http://[::1]:1/v1", "http://häuser.de/v1"):
+        Address(base_url=right).check(Path())
+    with pytest.raises(ConfigError, match="is not an address like http://localhost:8000/v1"):
+        Address(base_url=url).check(Path())
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, 1e30])
+def test_a_wait_that_no_client_takes(timeout_s):
+    from distillgen.teachers._http_spec import HttpSpec
+
+    assert HttpSpec(provider="openai", model="m", timeout_s=0.001).timeout_s == 0.001
+    with pytest.raises(ValueError, match="timeout_s"):
+        HttpSpec(provider="openai", model="m", timeout_s=timeout_s)
 
 
 def test_azure_is_given_the_key_in_its_own_header():
