@@ -23,6 +23,7 @@ from distillgen.text.display import (
     field_lines,
     gathered,
     money,
+    name_width,
     number,
     stage_line,
     visible,
@@ -115,8 +116,7 @@ def status(run: Run, *, error: bool = False) -> None:
     if work := state.get("workers"):
         lines.append(f"{work['workers']} workers: {work['finished']} of {work['shards']} shards")
         stages = work["stages"]
-    names = [*(stage["name"] for stage in stages), *state["models"]]
-    wide = min(max(12, *map(len, names)), 30)
+    wide = name_width([*(stage["name"] for stage in stages), *state["models"]])
     lines += [stage_line(stage, state["source_rows"], wide) for stage in stages]
     lines += [f"{name:<{wide}} {usage(counts)}" for name, counts in state["models"].items()]
     for status, consequence in (

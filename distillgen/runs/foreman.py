@@ -14,7 +14,7 @@ from distillgen.errors import BudgetStop
 from distillgen.inference.ledger import Usage, added
 from distillgen.inference.limits import Budget
 from distillgen.runs.state import StageCount
-from distillgen.text.display import duration, money, stage_line
+from distillgen.text.display import duration, money, name_width, stage_line
 
 MOST_ATTEMPTS = 5  # workers that may die of one shard: the sixth would, too
 
@@ -90,7 +90,7 @@ class ShardProgress:
 
     def stage_lines(self) -> Iterator[str]:
         """Give a line for each stage that workers run, as `distillgen status` shows it."""
-        wide = min(max(12, *(len(stage.name) for stage in self.tally.stages), 0), 30)
+        wide = name_width(stage.name for stage in self.tally.stages)
         return (stage_line(stage.entry(), self.total_rows, wide) for stage in self.tally.stages)
 
 

@@ -99,6 +99,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if 100 <= abs(value) < 1e12 else f"{value:.3g}"
 
 
+def name_width(names: Iterable[str]) -> int:
+    """Return the width of a column of names: that of the longest, from 12 to 30."""
+    return min(max([12, *map(len, names)]), 30)
+
+
 def stage_line(stage: Mapping[str, Any], total: int | None, wide: int = 12) -> str:
     """Return the line of a stage: progress, records kept and dropped, measurements. `stage` is as in
     `usage.json`, and its name takes `wide` columns.

@@ -285,6 +285,7 @@ def test_what_was_dropped_before_stays_in_its_place_and_is_not_counted(carry_out
         {"cluster": {"vector": "v"}},
         {"select": {"by": "herding", "vector": "v", "n": 3}},
         {"select": {"by": "top", "score": "n", "n": 3}},
+        {"select": {"by": "gradient_matching", "vector": "v", "group": "n", "n": 3}},
         {"diversity": {"field": "response"}},
     ],
 )

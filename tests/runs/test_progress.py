@@ -9,10 +9,12 @@ import pytest
 from aiohttp import web
 
 import distillgen
+from distillgen.cli.show import status as show_status
 from distillgen.runs import progress
 from distillgen.runs.progress import Meter, follow
 from distillgen.runs.run import run_pipeline
 from distillgen.runs.state import Options
+from distillgen.text.display import name_width
 from tests.endpoint import Endpoint
 
 PIPELINE = {
@@ -119,3 +121,19 @@ def test_the_work_of_a_stage_is_that_of_this_session(last, project):
         return works[-1].requests["t"].requests
 
     assert [run(2), run(6)] == [2, 4]
+
+
+def test_the_names_of_stages_and_models_stand_in_one_column(project, capsys):
+    name = "teacher-of-a-long-name"
+    generate = {**PIPELINE["stages"][1]["generate"], "model": name}
+    stages = [PIPELINE["stages"][0], {"generate": generate}]
+    project.rows("rows.jsonl", [{"q": "word"}])
+    pipeline = {**PIPELINE, "models": {name: PIPELINE["models"]["t"]}, "stages": stages}
+    show_status(distillgen.run(pipeline, out="r"))
+    lines = capsys.readouterr().out.splitlines()
+    of_stages = [line for line in lines if "kept" in line]
+    (of_model,) = (line for line in lines if "requests" in line)
+    assert of_model.startswith(f"{name} 1 requests")
+    assert [line[: len(name)].rstrip() for line in of_stages] == ["source", "generate"]
+    assert {line.index("kept") for line in of_stages} == {len(f"{name} {'1/1':>13}  ")}
+    assert name_width([]) == 12 and name_width(["a" * 40, ""]) == 30
