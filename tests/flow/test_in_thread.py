@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from contextlib import suppress
+from contextvars import ContextVar
 from types import SimpleNamespace
 
 import pytest
@@ -62,8 +63,50 @@ def test_a_result_and_an_error_are_those_of_the_calculation():
             await in_thread(failing, KeyError("missing"))
         with pytest.raises(RuntimeError, match="StopIteration"):
             await in_thread(failing, StopIteration())
+        of_the_task.set("seen")
+        assert await in_thread(of_the_task.get) == "seen"
 
+    of_the_task = ContextVar("of_the_task")
     asyncio.run(results())
+
+
+def test_a_result_that_comes_as_its_task_is_cancelled_is_no_error():
+    async def stopped():
+        errors = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+        task = asyncio.create_task(in_thread(divmod, 7, 2))
+        await asyncio.sleep(0)  # the thread begins
+        time.sleep(0.05)  # the result waits for this event loop
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0)
+        assert not errors
+
+    asyncio.run(stopped())
+
+
+def stage_of(run):
+    return SimpleNamespace(foreign=False, stage=SimpleNamespace(when=None), run=run)
+
+
+def test_a_stage_ends_when_nobody_wants_more_of_it():
+    ended = []
+
+    async def endless(chunks, job):
+        try:
+            while True:
+                yield []
+        finally:
+            ended.append(True)
+
+    async def stopped():
+        chunks = run_stage(stage_of(endless), None, None)
+        await anext(chunks)
+        await chunks.aclose()
+        assert ended == [True]
+
+    asyncio.run(stopped())
 
 
 def test_a_stage_that_never_waits_gives_a_stop_its_turn():
@@ -75,8 +118,7 @@ def test_a_stage_that_never_waits_gives_a_stop_its_turn():
             yield []
 
     async def stopped():
-        stage = SimpleNamespace(foreign=False, stage=SimpleNamespace(when=None), run=never_waits)
-        left = []
+        stage, left = stage_of(never_waits), []
 
         async def consume():
             async for chunk in run_stage(stage, None, None):
