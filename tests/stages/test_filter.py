@@ -171,6 +171,26 @@ def test_a_whole_set_measure_sees_all_that_is_left_once_and_in_order(project, ap
     assert calls(project) == ["a", "cc", "ddd", "e", "f"]
 
 
+def test_a_whole_set_measure_ends_when_the_run_is_stopped(project):
+    long_s, begun_at = 30, time.monotonic()
+    busy = f"import time; any(time.monotonic() > {begun_at + long_s} for _ in iter(int, 1))"
+    custom(project, more=", whole_set=True", a=busy)
+    context = CheckContext(frozenset({"text"}), {}, Project(project.path))
+    (filter,) = FilterStage(name="f", filters=["custom"]).bind(context).filters
+    judge = Judge("f", filter.entry, filter.make(), {"rows": 0, "measured": 0, "seconds": 0})
+
+    async def main():
+        task = asyncio.create_task(measured(judge, [texts("a")], Ledger(project.path / "ledger.sqlite3")))
+        while not (project.path / "calls.txt").exists():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert time.monotonic() < begun_at + long_s
+
+
 def test_what_it_depends_on_decides_what_is_measured_again(project, apply):
     custom(
         project,
