@@ -93,6 +93,16 @@ def test_sums_count_what_was_stored_before_and_since(place, early):
         assert ledger.spent_usd(None) == 1.25 and not ledger.is_empty
 
 
+def test_it_is_known_of_a_file_alone_that_no_other_process_adds_to_it(place):
+    """A database numbers transactions: two answers in one of them hide the one of another process."""
+    with opened(place, place) as (one, other):
+        assert one.is_alone is not isinstance(place, Database)
+        add(one, answer(b"1"), answer(b"2"))
+        assert one.is_alone is not isinstance(place, Database)
+        add(other, answer(b"3"))
+        assert not one.is_alone
+
+
 def test_a_database_sums_only_the_runs_that_are_asked_for(server):
     """A team's database holds a thousand runs; opening it for one takes no longer than for a new one."""
     place = Database(server.database())
