@@ -94,7 +94,15 @@ def run(
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="distillgen-"))
         job_file, report_file, output_file = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
         job_file.write(
-            json.dumps({**job, "limits": asdict(limits), "confined": confined, "folder": folder}).encode()
+            json.dumps(
+                {
+                    **job,
+                    "limits": asdict(limits),
+                    "confined": confined,
+                    "folder": folder,
+                    "parent": os.getpid(),
+                }
+            ).encode()
         )
         job_file.seek(0)
         descriptors = (job_file.fileno(), report_file.fileno())
@@ -163,6 +171,7 @@ def message(content: bytes) -> Mapping[str, Any]:
 def _inside(program: str, job_fd: int, report_fd: int) -> NoReturn:
     with os.fdopen(job_fd) as file:
         job = json.load(file)
+    _end_with(job["parent"])
     work = runpy.run_path(program)["start"](job)
     try:
         limit(Limits(**job["limits"]))
@@ -176,6 +185,14 @@ def _inside(program: str, job_fd: int, report_fd: int) -> NoReturn:
     work(report_fd)
     sys.stdout.flush()
     os._exit(0)
+
+
+def _end_with(parent: int) -> None:
+    """Let the kernel kill this process when its parent is killed, which then cannot do it. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 def limit(limits: Limits) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import math
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,6 +32,7 @@ EQUAL, UNEQUAL, UNREADABLE, GOLD_UNREADABLE, LATE = (
 )
 VERDICTS = (EQUAL, UNEQUAL, UNREADABLE, GOLD_UNREADABLE, LATE)
 _START_S, _MEMORY_MB, _MOST_CHARACTERS = 60, 2048, 1000
+_MOST_S = 1e6
 _MOST_PAIRS = 1000  # compared by one process, which frees sympy's caches as it ends
 _TAIL = 300  # characters at the end of a text that announces no answer
 
@@ -110,7 +113,10 @@ class _Process:
         """Return the verdict on a pair; LATE also if the process dies."""
         assert self._process.stdin
         self.asked += 1
-        self._process.stdin.write(json.dumps([text[:_MOST_CHARACTERS] for text in pair]).encode() + b"\n")
+        texts = [text[:_MOST_CHARACTERS] for text in pair]
+        self._process.stdin.write(
+            json.dumps([*texts, math.ceil(min(timeout_s, _MOST_S)) + 1]).encode() + b"\n"
+        )
         answer = self._line(timeout_s).decode().strip()
         return answer if answer in VERDICTS else LATE
 
@@ -152,7 +158,9 @@ def _serve() -> None:
 
     print("ready", flush=True)  # noqa: T201
     for line in sys.stdin:
-        text, gold = json.loads(line)
+        text, gold, most_s = json.loads(line)
+        if not WINDOWS:
+            signal.alarm(most_s)  # ends this process if the one that asks was killed, and cannot end it
         try:
             gold_expression = read(gold)
             expression = read(text) if gold_expression else []
@@ -169,6 +177,8 @@ def _serve() -> None:
             )
         except Exception:  # sympy raises errors of many types on malformed expressions
             print(UNREADABLE, flush=True)  # noqa: T201
+        if not WINDOWS:
+            signal.alarm(0)
 
 
 if __name__ == "__main__":

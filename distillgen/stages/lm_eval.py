@@ -26,6 +26,16 @@ from distillgen.record import digest, dumps
 from distillgen.state_files import replace_bytes
 from distillgen.teachers.transformers import TransformersSpec, folders
 
+HARNESS = """
+import os, runpy, threading
+def end_with_parent():
+    os.read(0, 1)
+    os._exit(1)
+threading.Thread(target=end_with_parent, daemon=True).start()
+runpy.run_module("lm_eval", run_name="__main__", alter_sys=True)
+"""
+"""The harness. It ends when its standard input is closed, as the end of the run does, however that ends."""
+
 
 class LmEval(Stage):
     """Run tasks of lm-eval with models on this machine, in a process of its own. Records pass unchanged.
@@ -138,10 +148,11 @@ class LmEval(Stage):
         with output.open("ab") as stream:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "lm_eval",
+                "-c",
+                HARNESS,
                 "run",
                 *arguments,
+                stdin=asyncio.subprocess.PIPE,  # never written
                 stdout=stream,
                 stderr=stream,
                 start_new_session=True,

@@ -1,5 +1,8 @@
 """Equal by computer algebra."""
 
+import signal
+import subprocess
+import sys
 import time
 from importlib.util import find_spec
 
@@ -57,6 +60,20 @@ def test_a_hanging_comparison_is_isolated_and_nothing_is_executed(tmp_path):
     found = equality(pairs, timeout_s=3)
     assert (found[0], found[1], found[3], found[5]) == ("equal", "late", "equal", "unequal")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_hanging_comparison_ends_also_if_nobody_is_left_to_end_it():
+    command = [sys.executable, "-m", "distillgen.answers.algebra"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.stdin.write(b'["1/2", "0.5", 5]\n')
+        process.stdin.flush()
+        assert process.stdout.readline() == b"equal\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(6)  # it waits for the next pair as long as may be
+        process.stdin.write(b'["9^{9^{9^{9^9}}}", "1", 1]\n')
+        process.stdin.flush()
+        assert process.wait(60) == -signal.SIGALRM
 
 
 def test_the_process_is_started_once(monkeypatch):

@@ -4,11 +4,14 @@ without it.
 
 import importlib.util
 import json
+import subprocess
+import sys
 
 import pytest
 
 import distillgen
 from distillgen.errors import ConfigError
+from distillgen.stages.lm_eval import HARNESS
 from tests.tiny_llama import make_adapter, make_model
 
 PACKAGES = ("torch", "transformers", "peft", "lm_eval")
@@ -30,6 +33,20 @@ def pipeline(models, **stage):
         {"lm_eval": {"models": list(models), "tasks": ["sums"], **stage}},
     ]
     return {"version": 1, "models": models, "stages": stages}
+
+
+def test_the_harness_ends_with_the_run_that_was_killed(tmp_path):
+    (tmp_path / "lm_eval").mkdir()
+    (tmp_path / "lm_eval/__init__.py").touch()
+    (tmp_path / "lm_eval/__main__.py").write_text(
+        "import sys, time\nprint(sys.argv[1:], flush=True)\ntime.sleep(600)"
+    )
+    command = [sys.executable, "-c", HARNESS, "run", "--model", "hf"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+        assert process.stdout.readline() == b"['run', '--model', 'hf']\n" and process.poll() is None
+        process.stdin.close()
+        assert process.wait(60) == 1
 
 
 @pytest.mark.slow
