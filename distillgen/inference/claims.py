@@ -26,7 +26,6 @@ from distillgen.platforms import has_ended, machine
 log = logging.getLogger("distillgen")
 
 _CLAIM = insert("INSERT INTO claims", 6)._replace(update="ON CONFLICT (key) DO NOTHING")
-_SECURE = Statement("UPDATE claims SET cost_usd = 0 WHERE key = ?")
 _RELEASE = Statement("DELETE FROM claims WHERE key = ? AND owner = ?")
 _COUNT_LOST = """
 INSERT INTO answers (key, run, stage, model, status, requests, retries, input_tokens, cached_tokens,
@@ -122,10 +121,6 @@ class Claims:
                 f"SELECT key FROM claims WHERE owner != {self._owner} AND key IN ({{}})", keys
             )
         }
-
-    async def secure(self, keys: Sequence[bytes]) -> None:
-        """Take the cost back from claims whose answers come even if the process is killed."""
-        await self._write(_SECURE, [(key,) for key in keys])
 
     def release(self, keys: Sequence[bytes]) -> None:
         """Give up claims in the next transaction."""

@@ -49,3 +49,7 @@ class Rejected(Exception):
 
 class TeacherDown(DistillgenError):
     """No request can succeed until a person acts: the key or the address is wrong, or the server is down."""
+
+
+class NothingAsked(TeacherDown):
+    """The endpoint did not take the requests, and bills none of them."""

@@ -19,6 +19,7 @@ import orjson
 from distillgen.inference.claims import Claims
 from distillgen.inference.places import Place
 from distillgen.inference.postgres_store import PostgresStore
+from distillgen.inference.promises import Promises
 from distillgen.inference.sqlite_store import SqliteStore
 from distillgen.inference.store import ENOUGH, Session, Statement, Store, replacing
 from distillgen.inference.worker import Worker
@@ -130,6 +131,7 @@ class Ledger:
             self.claims = Claims(self.store, self._thread, self._enqueue, self._rows)
             if not read_only:
                 self.claims.bury()
+            self.promises = Promises(self.store, self._enqueue)
             self._last_id = self.store.last_id()
             self._added: dict[tuple[str, ...], list[float]] = {}
             self._added_rows = 0
@@ -205,10 +207,15 @@ class Ledger:
         return [Usage(*labels, *counts) for labels, counts in sums if _is_in(labels[0], run)]  # type: ignore[arg-type]
 
     def spent_usd(self, run: str | None) -> float:
-        """Return what all runs have cost, or one run and the runs in its folder. What requests in flight may
-        cost counts.
+        """Return what all runs have cost, or one run and the runs in its folder. What requests in flight and
+        promised answers may cost counts.
         """
-        return sum(used.cost_usd for used in self.usage(run)) + self.claims.at_risk_usd(run)
+        promises_usd = sum(self.promised_usd(run).values())
+        return sum(used.cost_usd for used in self.usage(run)) + self.claims.at_risk_usd(run) + promises_usd
+
+    def promised_usd(self, run: str | None) -> dict[bytes, float]:
+        """Return what the answers may cost that earlier processes of a run left to come, by ledger key."""
+        return self.promises.left(lambda name: _is_in(name, run))
 
     @property
     def last_id(self) -> int:
@@ -241,7 +248,9 @@ class Ledger:
 
     async def add(self, answers: Sequence[Answer]) -> None:
         """Append answers, and release their claims, in one transaction; return when they are durable."""
-        self.claims.release([answer.key for answer in answers])
+        keys = [answer.key for answer in answers]
+        self.claims.release(keys)
+        self.promises.end(keys)
         await self._enqueue(self._add, self.store.stamped(answers))
         self._added_rows += len(answers)
         for answer in answers:

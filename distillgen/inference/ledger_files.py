@@ -19,6 +19,7 @@ from distillgen.errors import LedgerError
 from distillgen.inference.ledger import ADD_BATCH, ADD_LINE, ADD_SCORE, COUNTS, UNANSWERED, Answer, Ledger
 from distillgen.inference.logprobs import unpack
 from distillgen.inference.places import Place, resolved, salvaged
+from distillgen.inference.promises import ADD_PROMISE
 from distillgen.inference.store import Session, Store, insert
 from distillgen.state_files import PARTIAL
 
@@ -26,6 +27,7 @@ BESIDE = {
     "scores": ("key", "value"),
     "batches": ("uuid", "file", "batch"),
     "batch_lines": ("custom_id", "uuid"),
+    "promises": ("key", "run", "cost_usd"),
 }
 """The tables that `merge` copies besides the answers, with their columns."""
 COPIED = 500  # rows that `merge` copies at once
@@ -87,6 +89,8 @@ class _Copy:
             )
             count += len(lacking)
         for table, columns in BESIDE.items():
+            if not self.source.has(table):
+                continue
             statement = insert(f"INSERT INTO {table} ({', '.join(columns)})", len(columns))
             statement = statement._replace(update=f"ON CONFLICT ({columns[0]}) DO NOTHING")
             rows = self.source.stream(f"SELECT {', '.join(columns)} FROM {table}")
@@ -146,6 +150,8 @@ def _copy_readable(path: Path, into: Path) -> None:
         session.executemany(ADD_BATCH.text(), _readable(path, "batches", "uuid, file, batch", "uuid"))
         lines = _readable(path, "batch_lines", "custom_id, uuid", "custom_id")
         session.executemany(ADD_LINE.text(), lines)
+        promises = _readable(path, "promises", "key, run, cost_usd", "key")
+        session.executemany(ADD_PROMISE.text(), promises)
         session.executemany(ADD_SCORE.text(), _readable_scores(path))
 
     with _opened(into) as store:

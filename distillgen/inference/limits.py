@@ -175,7 +175,21 @@ class Budget:
     """Whether further runs follow under the same cap, so that no cap can be named that is enough."""
     paced: bool = True
     """Whether a row begins only when the money is enough to finish it."""
+    promised: dict[bytes, float] = field(default_factory=dict)
+    """What the answers may cost that earlier processes left to come, by ledger key: a part of `spent`."""
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def left_usd(self) -> float:
+        """Return the money for rows: what is not spent, and what is promised to their requests."""
+        return (self.max_cost_usd or 0.0) - self.spent + sum(self.promised.values())
+
+    def take_promised(self, keys: Sequence[bytes]) -> float:
+        """Return what the promised answers to these keys may cost: it is no longer spent, but reserved."""
+        usd = sum(self.promised.pop(key, 0.0) for key in keys) if self.promised else 0.0
+        if usd:
+            self.settle(-usd, -usd)
+        return usd
 
     async def reserve(self, worst_usd: float) -> None:
         """Reserve the worst case of a request before it is sent. If it does not fit, wait for requests in
@@ -199,9 +213,14 @@ class Budget:
     def stop(self, why: str) -> BudgetStop:
         """Return the error that ends the run; it names the cap with which the run would finish."""
         more = self.outlook.text(self.spent) if self.outlook and not self.shared else ""
-        return BudgetStop(
-            f"stopped by --max-cost-usd {self.max_cost_usd:g}: ${self.spent:.4f} is spent, and {why}{more}"
-        )
+        promised_usd = sum(self.promised.values())
+        state = f"${self.spent - promised_usd:.4f} is spent"
+        if promised_usd:
+            state += (
+                f", answers that an earlier run left at the endpoint may cost ${promised_usd:.4f}"
+                " (its own prompts get them)"
+            )
+        return BudgetStop(f"stopped by --max-cost-usd {self.max_cost_usd:g}: {state}, and {why}{more}")
 
     def settle(self, worst_usd: float, cost_usd: float) -> None:
         """Replace a reserved worst case by the cost."""

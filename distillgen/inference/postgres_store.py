@@ -73,6 +73,7 @@ CREATE TABLE IF NOT EXISTS claims (
     key bytea PRIMARY KEY, owner bigint, run text, stage text, model text, cost_usd double precision
 );
 CREATE INDEX IF NOT EXISTS claims_of ON claims (owner);
+CREATE TABLE IF NOT EXISTS promises (key bytea PRIMARY KEY, run text, cost_usd double precision);
 CREATE TABLE IF NOT EXISTS ledger_format (version bigint);
 INSERT INTO ledger_format SELECT {VERSION} WHERE NOT EXISTS (SELECT 1 FROM ledger_format)
 """
@@ -130,7 +131,7 @@ class PostgresStore(Store):
                 for statement in schema(columns, usage).split(";"):
                     session.execute(statement)
 
-            if not is_ledger:
+            if not (is_ledger and self.has("promises")):
                 self.transact(make)
         ((version,),) = self.rows("SELECT version FROM ledger_format")
         if version != VERSION:
@@ -188,6 +189,10 @@ class PostgresStore(Store):
         return self._patiently(
             "read", lambda connection: connection.execute(sql, values, binary=True).fetchall()
         )
+
+    def has(self, table: str) -> bool:
+        """Return whether there is a table."""
+        return bool(self.rows("SELECT to_regclass(?) IS NOT NULL", (table,))[0][0])
 
     def stream(self, query: str) -> Iterator[Row]:
         """Yield the rows of a query by a cursor of the server."""

@@ -45,6 +45,7 @@ CREATE TABLE IF NOT EXISTS owners (
     id INTEGER PRIMARY KEY AUTOINCREMENT, host, pid, lease_until, newest_known
 );
 CREATE TABLE IF NOT EXISTS claims (key PRIMARY KEY, owner, run, stage, model, cost_usd) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS promises (key PRIMARY KEY, run, cost_usd);
 PRAGMA user_version = {VERSION};
 """
 
@@ -109,6 +110,10 @@ class SqliteStore(Store):
         """Return the rows of a query, all of them committed."""
         with self.errors():
             return self._read.execute(query, values).fetchall()
+
+    def has(self, table: str) -> bool:
+        """Return whether there is a table."""
+        return bool(self.rows("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)))
 
     def stream(self, query: str) -> Iterator[Row]:
         """Yield the rows of a long query without holding them all."""

@@ -97,6 +97,10 @@ class Store(ABC):
         """Return the rows of a query, all of them committed."""
 
     @abstractmethod
+    def has(self, table: str) -> bool:
+        """Return whether there is a table. Ledgers of earlier versions that are only read lack later ones."""
+
+    @abstractmethod
     def stream(self, query: str) -> Iterator[Row]:
         """Yield the rows of a long query without holding them all."""
 

@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from distillgen.errors import DistillgenError, LedgerError, UserCodeError
 from distillgen.inference.endpoint import Endpoint
-from distillgen.inference.faults import Rejected, Retryable, TeacherDown, TimedOut, Unreachable
+from distillgen.inference.faults import NothingAsked, Rejected, Retryable, TeacherDown, TimedOut, Unreachable
 from distillgen.inference.ledger import Answer
 from distillgen.inference.limits import Rate, Slots
 from distillgen.inference.logprobs import pack
@@ -374,13 +374,14 @@ class Teacher:
         """Reserve the worst case of a request, claim its keys, ask, and store its answers."""
         budget, ledger, pricing = self.services.budget, self.services.ledger, self._pricing
         cost, worst, excess = 0.0, pricing.worst_cost_usd(job.request, len(job.samples)), pricing.excess
-        await budget.reserve(worst)
+        promised = budget.take_promised(job.keys)
+        if not promised:
+            await budget.reserve(worst)
         try:
             if self._refusal:
                 raise self._refusal
-            at_risk = (
-                worst if budget.max_cost_usd is not None and self._is_lost_with_run(job.request) else 0.0
-            )
+            is_capped, is_lost = budget.max_cost_usd is not None, self._is_lost_with_run(job.request)
+            at_risk = worst if is_capped and is_lost and not promised else 0.0
             claim = job.keys, self.services.run, job.stage, self.name
             if at_risk or not ledger.claims.take_alone(*claim):
                 if not await ledger.claim(*claim, at_risk):
@@ -388,13 +389,17 @@ class Teacher:
             alone = job.period and job.period == ledger.claims.period
             if not alone and (answers := self._found_in_ledger(job)):
                 return answers
+            if is_capped and self.paid and not is_lost:
+                await ledger.promises.make(job.keys[0], self.services.run, worst)
             self.activity.sending[job.task] = time.monotonic()
             try:
                 completions = await self.endpoint.answer(job.request, job.samples, job.attempt)
-            except (Retryable, Rejected, asyncio.CancelledError) as error:
+            except (Retryable, Rejected, NothingAsked, asyncio.CancelledError) as error:
                 if usage := self._usage_of(job, error):
                     cost = pricing.cost_usd(job.request, usage)
                     await ledger.add([self._row(job, os.urandom(16), usage)])
+                if not isinstance(error, asyncio.CancelledError) and (end := ledger.promises.end(job.keys)):
+                    await end
                 raise
             except DistillgenError:
                 raise
@@ -413,7 +418,7 @@ class Teacher:
             return await self._record(job, counted)
         finally:
             pricing.check(cost, worst, excess)
-            budget.settle(worst, cost)
+            budget.settle(promised or worst, cost)
             ledger.claims.release(job.keys)
             self.activity.sending.pop(job.task, None)
 

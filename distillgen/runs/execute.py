@@ -91,7 +91,12 @@ def prepared(
     """Make the teachers and write the lock file; return the state of the run before its first stage."""
     capped_run, _ = names_in_ledger(options.cap_of or directory, ledger)
     ledger_run, name = names_in_ledger(directory, ledger)
-    budget = Budget(options.max_cost_usd, ledger.spent_usd(capped_run), shared=options.cap_of is not None)
+    budget = Budget(
+        options.max_cost_usd,
+        ledger.spent_usd(capped_run),
+        shared=options.cap_of is not None,
+        promised=ledger.promised_usd(capped_run),
+    )
     teacher, teachers = teachers_of(pipeline, directory, options, ledger, budget, name)
     prints = fingerprints(pipeline, teachers, options.limit)
     standing, first, ledger_seen = resumed_stages(

@@ -30,8 +30,7 @@ async def depth_first(chunks: Chunks, live: Live, job: Job, first: int) -> Chunk
                 source, still_s, before = record.source, 0.0, (0.0, [0])
                 while not spare:
                     stages = min(job.services.whole, default=live.last + 1) - first
-                    money_left = (budget.max_cost_usd or 0.0) - budget.spent
-                    if stages <= 0 or outlook.affords(money_left, begun_rows + 1, stages):
+                    if stages <= 0 or outlook.affords(budget.left_usd, begun_rows + 1, stages):
                         break
                     if ready:
                         yield ready

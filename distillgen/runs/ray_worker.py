@@ -228,10 +228,10 @@ class _Bench:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         self._warnings = self._opened.enter_context(run_log(self.log_file, self.hidden))
         self._ledger = Ledger(work.ledger)
-        cap = work.options.max_cost_usd
-        self._budget = (
-            Budget() if cap is None else SharedBudget(cap, paced=False, foreman=foreman, worker=number)
-        )
+        self._budget = Budget()
+        if (cap := work.options.max_cost_usd) is not None:
+            promised = self._ledger.promised_usd(work.run)
+            self._budget = SharedBudget(cap, paced=False, promised=promised, foreman=foreman, worker=number)
         self._name = f"{work.run}/workers"
         self._teacher, self._teachers = teachers_of(
             pipeline, work.directory, work.options, self._ledger, self._budget, self._name

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 from distillgen.inference.endpoint import Services
-from distillgen.inference.faults import Rejected, Retryable, TeacherDown
+from distillgen.inference.faults import NothingAsked, Rejected, Retryable, TeacherDown
 from distillgen.inference.outcome import succeeded
 from distillgen.inference.request import LOST_ANSWER, Completion, Request
 from distillgen.inference.spec import Spec
@@ -141,7 +141,7 @@ class Batches:
         try:
             file = await self.api.upload(lines)
         except Rejected as error:
-            raise self.api.refused(error, _UNASKED) from error
+            raise NothingAsked(str(self.api.refused(error, _UNASKED))) from error
         custom_ids = list(lines)
         if file:
             lines = {}
@@ -164,7 +164,7 @@ class Batches:
             if self.api.queue_full.search(str(error)):
                 raise QueueFull(str(error)) from error
             if isinstance(error, Rejected):
-                raise self.api.refused(error, _UNASKED) from error
+                raise NothingAsked(str(self.api.refused(error, _UNASKED))) from error
             if batch := await self._find(uuid, basis):
                 return batch
             raise
@@ -201,9 +201,10 @@ class Batches:
             billing = (
                 f"{report.done:,} of its requests may be billed" if report.done else "None of it was asked"
             )
-            raise self.client.down(
+            down = self.client.down(
                 f"{batch} was not accepted: {report.fault}. {billing}; correct that and run again"
             )
+            raise down if report.done else NothingAsked(str(down))
         pause_s, lines = min(1.0, self.spec.poll_s), self.ledger.lines_of_batch(uuid)
         for _ in range(self.api.looks):
             outcomes, results, flaw = await self._results(report)
@@ -222,7 +223,7 @@ class Batches:
             outcomes.missing = ResultsMissing(str(self.client.down(f"{lost}; {again}")))
         elif report.status == "cancelled":
             kept = "its answers are kept, and running again asks the other requests"
-            outcomes.missing = self.client.down(f"{batch} was cancelled; {kept}")
+            outcomes.missing = NothingAsked(str(self.client.down(f"{batch} was cancelled; {kept}")))
         elif lack:
             again = "--retry-failed asks it again, and that is paid for again"
             reason = f"{batch} ended ({report.status}), but {lack}, and none is this request's; {again}"

@@ -121,7 +121,7 @@ class Background(NativeClient):
         response_id = response["id"]
         try:
             commit = self.ledger.add_batch(name, PENDING, response_id, [name])
-            await asyncio.gather(commit, self.ledger.claims.secure([key]))
+            await asyncio.gather(commit, self.ledger.promises.make_of_claims([key]))
             end = await self._end_of(response)
         except asyncio.CancelledError as cancelled:
             raise GoesOn from cancelled

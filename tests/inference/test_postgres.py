@@ -21,7 +21,7 @@ from distillgen.inference.ledger_files import compact, export, merge, verify
 from distillgen.inference.logprobs import pack
 from distillgen.inference.places import Database, read_place, resolved
 from distillgen.inference.postgres_store import PostgresStore
-from distillgen.inference.store import insert
+from distillgen.inference.store import Statement, insert
 from distillgen.runs.directory import name_in
 from tests.command_process import ForkedCommand
 from tests.endpoint import Endpoint
@@ -132,6 +132,35 @@ def test_scores_and_batches(place):
         assert ledger.find_batch("l2") == ("u", "file", "batch") and ledger.find_batch("l3") is None
         assert ledger.find_batch("l1") is None and ledger.lines_of_batch("u") == 1
         assert ledger.has_batch("batch") and not ledger.has_batch("x")
+
+
+def test_a_promise_lasts_until_its_answer(place):
+    keys = [answer(name).key for name in (b"a", b"b", b"c", b"d")]
+
+    async def promise(ledger):
+        for key, run in zip(keys[:3], ("r", "r/s", "other"), strict=True):
+            await ledger.promises.make(key, run, 0.5)
+        await ledger.claim(keys[3:], "r", "s", "m", 0.25)
+        await ledger.promises.make_of_claims(keys[3:])
+
+    with opened(place) as ledger:
+        asyncio.run(promise(ledger))
+        assert ledger.spent_usd("r") == 0, "they are of this process"
+    with opened(place) as ledger:
+        assert ledger.promised_usd("r") == {keys[0]: 0.5, keys[1]: 0.5, keys[3]: 0.25}
+        assert ledger.spent_usd("r") == 1.25 and not ledger.usage(), "a claim was counted as lost"
+        add(ledger, answer(b"a"), answer(b"d"))
+    with opened(place) as ledger:
+        assert ledger.promised_usd("r") == {keys[1]: 0.5} and ledger.spent_usd("r") == 0.5 + 2 * 0.25
+
+
+def test_a_ledger_of_an_earlier_version_gets_what_it_lacks(place, tmp_path):
+    with opened(place) as ledger:
+        add(ledger, answer(b"a"))
+        asyncio.run(ledger.write(Statement("DROP TABLE promises"), [()]))
+    assert merge(tmp_path / "copy.sqlite3", [place]) == 1
+    with opened(place) as ledger:
+        assert not ledger.promised_usd(None) and len(ledger.usage()) == 1
 
 
 def test_a_run_notices_that_another_one_has_replaced_an_answer(place):
