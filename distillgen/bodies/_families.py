@@ -28,6 +28,15 @@ def families() -> Mapping[str, Mapping[str, frozenset[str]]]:
 
 
 @cache
+def attending() -> frozenset[str]:
+    """Return the families that see pictures by layers of attention, each over all patches, as a ViT."""
+    needed = {"patch_size", "num_attention_heads", "num_hidden_layers"}  # `depths` are those of stages
+    return frozenset(
+        family for family, types in families().items() if needed <= types.keys() and "depths" not in types
+    )
+
+
+@cache
 def seeing() -> frozenset[str]:
     """Return the names of the families with a classifier of pictures."""
     return frozenset(_classifiers(IMAGES))

@@ -29,10 +29,12 @@ class Aggregate(Body):
         return self.experts
 
     def check_models(self, bodies: Mapping[str, Body]) -> None:
-        """Raise ConfigError if an expert has no features."""
+        """Raise ConfigError if an expert has no features, or reads files."""
         for name in self.experts:
             if bodies[name].heads() or bodies[name].reads == "graph":
                 raise ConfigError(f"{NAME}: '{name}' gives no features of a row alone; take another student")
+            if bodies[name].reads == "files":
+                raise ConfigError(f"{NAME}: '{name}' reads files; take students that read numbers or texts")
 
     def module(self, sizes: Sizes, networks: Mapping[str, Any]) -> Any:
         """Return the experts with the attention. Raise ConfigError if their features do not fit."""

@@ -23,8 +23,6 @@ class Module(Body):
     it returns a pair: features, and tokens [rows, tokens, token_width].
     """
 
-    tokens = True
-
     function: str = Field(pattern=r"\.py:\w+$", description="FILE.py:FUNCTION, inside the project")
     with_: dict[str, Any] = Field(default_factory=dict, alias="with", description="options of the function")
 
@@ -42,6 +40,9 @@ class Module(Body):
         _, file = load_function(self.function, project.root)
         name = self.function.rpartition(":")[0]
         return {name: file, **{f"module {module}": path for module, path in imported(file).items()}}
+
+    def tokens(self, project: Project) -> None:
+        """Return nothing: only the training knows their number."""
 
     def module(self, sizes: Sizes, networks: Mapping[str, Any]) -> Any:
         """Return what the function builds. Raise ConfigError if that is no module."""

@@ -6,20 +6,22 @@ A model of timm, such as timm/resnet18.a1_in1k, is one, too: transformers wraps 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, PositiveFloat
 
-from distillgen.bodies._families import hearing, seeing
+from distillgen.bodies._families import attending, hearing, seeing
 from distillgen.errors import ConfigError
 from distillgen.extras import need
-from distillgen.inference.weights import model_path
+from distillgen.inference.weights import cached, fetched, model_path
 from distillgen.networks.body import Body, Sizes
 from distillgen.project import Project
 
 NAME = "student body 'pretrained'"
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 OF_TIMM = "timm/"  # the owner on the Hub
 TIMM = ("timm", "torchvision")
 
@@ -29,10 +31,12 @@ class Pretrained(Body):
 
     It reads one input, references to files, through the processor in its folder; a file is read when its row
     is in a batch. What its own classifier reads are the features: heads over the classes of the training
-    take the classifier's place. The student's folder holds the processor and all weights.
+    take the classifier's place. What a ViT, or another model all of whose layers attend to all patches, says
+    of the patches are its tokens. The student's folder holds the processor and all weights.
     """
 
     reads = "files"
+    one_input = True
     packages = ("transformers",)
 
     model: str = Field(description="a folder in the Hub's form, or owner/name on the Hub")
@@ -42,22 +46,32 @@ class Pretrained(Body):
     def check(self, project: Project) -> None:
         """Raise ConfigError if there is no such model, or it neither sees nor hears."""
         need(NAME, "transformers", "PIL")
-        path = model_path(self.model, project.root)
-        if path is not None:
-            self._check_folder(path)
+        if model_path(self.model, project.root) is not None:
+            self._check_files(project)
         elif self.model.startswith((".", "/", "~")) or self.model.count("/") != 1:
             remedy = "a name on the Hub is like owner/name"
             raise ConfigError(f"{NAME}: there is no folder '{self.model}'; {remedy}")
         elif self.model.startswith(OF_TIMM):
             need(f"{NAME}: '{self.model}'", *TIMM)
 
-    def _check_folder(self, path: Path) -> None:
-        """Raise ConfigError if a folder holds no model for pictures or sounds, or no processor."""
-        config = self._read(path, "config.json", "model")
+    def fetch(self, project: Project) -> None:
+        """Fetch the configurations of a model on the Hub. Raise ConfigError if it neither sees nor hears."""
+        if model_path(self.model, project.root) is None:
+            for name in (CONFIG, PROCESSOR):
+                fetched(self.model, name, self.revision)
+            self._check_files(project)
+
+    def _check_files(self, project: Project) -> None:
+        """Raise ConfigError if these are no files of a model for pictures or sounds with its processor."""
+        config = self._read(CONFIG, project)
+        if config is None:
+            raise ConfigError(f"{NAME}: '{self.model}' holds no model: it has no {CONFIG}")
         if "pretrained_cfg" in config:  # of timm: the configuration says how pictures are scaled
             need(f"{NAME}: '{self.model}'", *TIMM)
             return
-        self._read(path, "preprocessor_config.json", "processor of pictures or sounds")
+        if self._read(PROCESSOR, project) is None:
+            noun = "processor of pictures or sounds"
+            raise ConfigError(f"{NAME}: '{self.model}' holds no {noun}: it has no {PROCESSOR}")
         family = str(config.get("model_type"))
         if family not in seeing() | hearing():
             remedy = "texts are read by {encoder: …}"
@@ -65,15 +79,20 @@ class Pretrained(Body):
                 f"{NAME}: '{self.model}' is a {family}, and classifies no pictures or sounds; {remedy}"
             )
 
-    def _read(self, path: Path, name: str, noun: str) -> Mapping[str, Any]:
-        """Return the JSON object in a file of the folder. Raise ConfigError if there is none."""
+    def _read(self, name: str, project: Project) -> Mapping[str, Any] | None:
+        """Return the JSON object in a file of the model; None if the file is not on this machine.
+
+        Raise ConfigError if it holds none.
+        """
+        folder = model_path(self.model, project.root)
+        path = folder / name if folder else cached(self.model, name, self.revision)
         try:
-            content = json.loads((path / name).read_bytes())
-        except FileNotFoundError as error:
-            raise ConfigError(f"{NAME}: '{self.model}' holds no {noun}: it has no {name}") from error
+            content = json.loads(path.read_bytes()) if path else None
+        except FileNotFoundError:
+            return None
         except ValueError as error:
             raise ConfigError(f"{NAME}: '{self.model}' has a {name} that is no JSON object") from error
-        if not isinstance(content, dict):
+        if path and not isinstance(content, dict):
             raise ConfigError(f"{NAME}: '{self.model}' has a {name} that is no JSON object")
         return content
 
@@ -81,6 +100,37 @@ class Pretrained(Body):
         """Return the folder of a local model."""
         path = model_path(self.model, project.root)
         return {self.model: path} if path else {}
+
+    def mixes(self, project: Project) -> bool:
+        """Return whether it sees: sounds differ in length, and processors scale each by itself."""
+        family = (self._read(CONFIG, project) or {}).get("model_type")
+        return family is None or family in seeing()  # a configuration of timm has no family
+
+    def tokens(self, project: Project) -> int | None:
+        """Return the number of patches of a model that attends to them; None if it is not on this machine."""
+        config = self._attending(project)
+        if not config:
+            return 0 if config is None else None
+        processor = self._read(PROCESSOR, project) or {}
+        picture = processor.get("crop_size" if processor.get("do_center_crop") else "size")
+        sides, patch = _sides(picture), _sides(config.get("patch_size"))
+        if not sides or not patch or 0 in patch:
+            return None
+        return math.prod(side // of_patch for side, of_patch in zip(sides, patch, strict=True))
+
+    def projections(self, project: Project) -> Sequence[int]:
+        """Return the width of a model that attends to patches."""
+        config = self._attending(project)
+        return [] if config is None else [int(config.get("hidden_size", 0))]
+
+    def _attending(self, project: Project) -> Mapping[str, Any] | None:
+        """Return the configuration of a model that attends to patches, empty if it is not on this machine;
+        None for another model.
+        """
+        config = self._read(CONFIG, project)
+        if config is None:
+            return {}
+        return config if config.get("model_type") in attending() else None
 
     def module(self, sizes: Sizes, networks: Mapping[str, Any]) -> Any:
         """Return the model with its processor. Raise ConfigError if it cannot be loaded."""
@@ -96,3 +146,11 @@ class Pretrained(Body):
             return MediaModel.pretrained(origin, self.revision, root=root, most_s=most_s)
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             raise ConfigError(f"{NAME}: '{self.model}' cannot be loaded: {error}") from error
+
+
+def _sides(size: Any) -> Sequence[int]:
+    """Return the height and the width that a configuration gives, for pictures or patches; else nothing."""
+    if isinstance(size, Mapping):
+        size = [size.get("height"), size.get("width")]
+    sides = [size, size] if isinstance(size, int) else size
+    return sides if isinstance(sides, list) and all(isinstance(side, int) for side in sides) else ()

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 from distillgen.bodies._space import Space, Subnet
 from distillgen.errors import ConfigError
 from distillgen.networks.body import Body, Sizes
+from distillgen.project import Project
 
 NAME = "student body 'subnet'"
 
@@ -21,7 +22,7 @@ class SubnetBody(Body):
     on the validation records, or without any on the training records: nothing is trained for the choice.
     """
 
-    tokens = True
+    one_input = True
 
     student: str = Field(description="the earlier student, a supernet")
     depth: PositiveInt | None = Field(None, description="layers; default: any number")
@@ -60,7 +61,10 @@ class SubnetBody(Body):
         small = self.within is None or subnet.multiplications <= self.within
         return all(choice in (None, size) for choice, size in sizes) and (small or not capped)
 
-    def projections(self) -> Sequence[int]:
+    def tokens(self, project: Project) -> None:
+        """Return nothing: only the training knows their number."""
+
+    def projections(self, project: Project) -> Sequence[int]:
         """Return the width, if the options give it."""
         return [self.width or 0]
 

@@ -23,7 +23,7 @@ class Supernet(Body):
     size, it is a transformer like any other.
     """
 
-    tokens = True
+    one_input = True
 
     space: Space = Field(description="the sizes: {depth: [1, 2, 3], width: [8, 16, 32], ratio: [1, 2]}")
     heads_: PositiveInt = Field(4, alias="attention_heads", description="heads of the attention")
@@ -43,7 +43,13 @@ class Supernet(Body):
         """Return the number of sizes."""
         return len(self.space.subnets())
 
-    def projections(self) -> Sequence[int]:
+    def tokens(self, project: Project) -> int | None:
+        """Return the number of patches, if the options give the shape."""
+        if self.shape is None:
+            return None
+        return self.shape[-2] // self.patch * (self.shape[-1] // self.patch)
+
+    def projections(self, project: Project) -> Sequence[int]:
         """Return the widths."""
         return self.space.width
 

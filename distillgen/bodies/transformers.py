@@ -24,7 +24,7 @@ class Transformers(Body):
     else the mean of its last hidden states. These are its tokens.
     """
 
-    tokens = True
+    one_input = True
     packages = ("transformers",)
 
     config: dict[str, Any] = Field(
@@ -54,6 +54,9 @@ class Transformers(Body):
             if types[name] and kind not in types[name]:
                 expected = " or ".join(sorted(types[name]))
                 raise ConfigError(f"{NAME}: '{name}' of {family} is {expected}, and not {value!r}")
+
+    def tokens(self, project: Project) -> None:
+        """Return nothing: only the training knows their number."""
 
     def module(self, sizes: Sizes, networks: Mapping[str, Any]) -> Any:
         """Return the model. Raise ConfigError if the options do not fit each other, or the picture."""

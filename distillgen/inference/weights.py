@@ -133,6 +133,33 @@ def _from_hub(address: str) -> Path:
         ) from error
 
 
+def fetched(model: str, name: str, revision: str | None = None) -> Path:
+    """Return the path of a small file of a model on the Hub, fetched unless it is there.
+
+    If the model has none of that name, no file is at the path. Raise ConfigError if the Hub cannot be asked.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model, name, revision=revision))
+    except LocalEntryNotFoundError as error:
+        raise ConfigError(f"the student '{model}' cannot be fetched: the Hub cannot be reached") from error
+    except EntryNotFoundError:
+        return Path(name, "is", "missing")
+    except (HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"the student '{model}' cannot be fetched: {reason}") from error
+
+
+def cached(model: str, name: str, revision: str | None = None) -> Path | None:
+    """Return the path of a file of a model on the Hub that was fetched before; None if it was not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(model, name, revision=revision)
+    return Path(path) if isinstance(path, str) else None
+
+
 def shipped(model: str) -> str:
     """Return the folder of a model that installs as a package. Raises ConfigError if it is not installed."""
     package, folder = SHIPPED[model]

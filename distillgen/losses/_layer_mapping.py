@@ -53,6 +53,14 @@ class FeatureLoss(Loss):
                 "{mlp: [64, 32]}"
             )
 
+    def check_teacher(self, name: str, teacher: NetworkSpec, student: NetworkSpec, project: Project) -> None:
+        """Raise ConfigError if the teacher has no features, or too few layers for the mapping."""
+        super().check_teacher(name, teacher, student, project)
+        if self.mapping:
+            _places(
+                self.mapping, student.module_of(project).layers(), teacher.module_of(project).layers(), name
+            )
+
     def pair_widths(self, sizes: PartSizes) -> list[tuple[int, int]]:
         """Return the widths of student and teacher of each pair that is compared, teacher by teacher.
 

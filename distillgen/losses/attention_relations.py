@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt
 from distillgen.errors import ConfigError
 from distillgen.networks.spec import NetworkSpec
 from distillgen.project import Project
-from distillgen.training.part import Loss
+from distillgen.training.part import GIVEN_BY, Loss
 
 if TYPE_CHECKING:
     from distillgen.training.step import Step
@@ -35,15 +35,23 @@ class AttentionRelations(Loss):
 
     def check_network(self, spec: NetworkSpec, project: Project) -> None:
         """Raise ConfigError if the network has no queries, keys and values of widths that can be split."""
-        widths = spec.module_of(project).projections()
-        if not widths:
+        if not spec.module_of(project).projections(project):
             raise ConfigError(
                 f"it compares queries, keys and values, and student body '{spec.body}' has none; take "
-                "{supernet: {depth: 2, width: 32}}"
+                f"{GIVEN_BY['projections'][1]}"
             )
-        for width in widths:
+        self._check_widths("the student", spec, project)
+
+    def check_teacher(self, name: str, teacher: NetworkSpec, student: NetworkSpec, project: Project) -> None:
+        """Raise ConfigError if the teacher has no queries, keys and values of widths that can be split."""
+        super().check_teacher(name, teacher, student, project)
+        self.check_tokens(name, teacher, student, project)
+        self._check_widths(f"'{name}'", teacher, project)
+
+    def _check_widths(self, network: str, spec: NetworkSpec, project: Project) -> None:
+        for width in spec.module_of(project).projections(project):
             if width % self.heads:
-                raise ConfigError(f"heads: {self.heads} do not divide the width {width} of the student")
+                raise ConfigError(f"heads: {self.heads} do not divide the width {width} of {network}")
 
     def rows(self, step: Step, module: Any) -> Any:
         """Return the loss of each row: [rows], or [teachers, rows]."""
@@ -55,8 +63,8 @@ class AttentionRelations(Loss):
         if teacher.shape[2] != student.shape[2] or any(z.shape[3] % self.heads for z in (student, teacher)):
             ours, theirs = (f"{z.shape[2]} tokens a row of width {z.shape[3]}" for z in (student, teacher))
             raise ConfigError(
-                f"attention_relations: '{self.of}' has {ours}, and '{name}' {theirs}; give both patches of "
-                f"one size, and widths that {self.heads} heads divide"
+                f"attention_relations: '{self.of}' has {ours}, and '{name}' {theirs}; give both as many "
+                f"patches, and widths that {self.heads} heads divide"
             )
         ours, theirs = self._relations(student), self._relations(teacher)
         if self.kind == "mse":

@@ -2,7 +2,8 @@
 
 Every input of a row gets other statistics: its numbers are standardised, and then have the mean and the
 deviation of λ · its own + (1 − λ) · those of another row of the batch, with λ ~ Beta(β, β). A picture
-[channels, height, width] has a mean and a deviation in each channel. A linear map, trained along, takes the
+[channels, height, width], also one that a network reads of a file, has a mean and a deviation in each
+channel. A linear map, trained along, takes the
 student's features of the rows and of the changed rows to vectors of length 1, and the loss is −log of the
 share that a row's other self has among all other vectors of the batch, exp(cosine / temperature).
 
@@ -18,9 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from distillgen.errors import ConfigError
-from distillgen.networks.spec import NetworkSpec
-from distillgen.project import Project
 from distillgen.training.part import Loss, PartSizes
 
 if TYPE_CHECKING:
@@ -36,19 +34,11 @@ class Contrast(Loss):
     teaching = False
     features = True
     tokens = False
+    changes = True
 
     temperature: float = Field(0.3, gt=0, description="cosines are divided by it")
     beta: float = Field(0.1, gt=0, description="β: 1 draws λ evenly from 0 to 1; less draws it near the ends")
     width: int = Field(128, ge=1, description="numbers of the vectors that are compared")
-
-    def check_network(self, spec: NetworkSpec, project: Project) -> None:
-        """Raise ConfigError if the network has no features, or reads no numbers."""
-        super().check_network(spec, project)
-        body = spec.module_of(project)
-        if body.reads in ("texts", "files", "graph"):
-            raise ConfigError(
-                f"it changes rows of numbers, and student body '{spec.body}' reads {body.reads}"
-            )
 
     def module(self, sizes: PartSizes) -> Any:
         """Return the linear map."""
@@ -61,8 +51,8 @@ class Contrast(Loss):
         import torch
         from torch.nn.functional import normalize
 
-        changed = step.again(batch=self._changed(step))
-        vectors = [normalize(module(s.vector(self.of)), dim=-1) for s in (step, changed)]
+        other = step.again(batch=self._changed(step))
+        vectors = [normalize(module(s.vector(self.of)), dim=-1) for s in (step, other)]
         units = torch.cat(vectors)
         cosines = units @ units.T / self.temperature
         cosines = cosines.masked_fill(
@@ -75,19 +65,24 @@ class Contrast(Loss):
         """Return the batch with other statistics of its inputs: a pure function of the seed and the step."""
         import torch
 
-        from distillgen.networks.network import INPUT
+        from distillgen.networks.network import INPUT, are_texts, changed
 
         chance = random.Random(step.generator("contrast").initial_seed())
-        device = step.batch["row"].device
-        others = torch.tensor(chance.sample(range(step.size), step.size), device=device)
+        others = chance.sample(range(step.size), step.size)
         shares = [chance.betavariate(self.beta, self.beta) for _ in range(step.size)]
-        changed = dict(step.batch)
+
+        def mix(values: Any) -> Any:
+            if values[0].numel() == 1:  # one number has no deviation
+                return values
+            inner = tuple(range(2 if values.dim() == 4 else 1, values.dim()))
+            share = torch.tensor(shares, device=values.device).view(-1, *[1] * (values.dim() - 1))
+            mean = values.mean(inner, keepdim=True)
+            deviation = (values.var(inner, keepdim=True) + LEAST).sqrt()
+            mixed = [share * x + (1 - share) * x[others] for x in (mean, deviation)]
+            return (values - mean) / deviation * mixed[1] + mixed[0]
+
+        other = dict(step.batch)
         for name, values in step.batch.items():
-            if name.startswith(INPUT) and values[0].numel() > 1:  # one number has no deviation
-                inner = tuple(range(2 if values.dim() == 4 else 1, values.dim()))
-                share = torch.tensor(shares, device=device).view(-1, *[1] * (values.dim() - 1))
-                mean = values.mean(inner, keepdim=True)
-                deviation = (values.var(inner, keepdim=True) + LEAST).sqrt()
-                mixed = [share * x + (1 - share) * x[others] for x in (mean, deviation)]
-                changed[name] = (values - mean) / deviation * mixed[1] + mixed[0]
-        return changed
+            if name.startswith(INPUT) and not are_texts(values):  # texts are those of a teacher
+                other[name] = changed(values, mix)
+        return other

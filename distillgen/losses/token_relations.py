@@ -20,7 +20,7 @@ from pydantic import Field
 from distillgen.errors import ConfigError
 from distillgen.networks.spec import NetworkSpec
 from distillgen.project import Project
-from distillgen.training.part import Loss, PartSizes
+from distillgen.training.part import GIVEN_BY, Loss, PartSizes
 
 if TYPE_CHECKING:
     from distillgen.training.step import Step
@@ -46,11 +46,15 @@ class TokenRelations(Loss):
 
     def check_network(self, spec: NetworkSpec, project: Project) -> None:
         """Raise ConfigError if the network has no tokens."""
-        if not spec.module_of(project).tokens:
+        if spec.module_of(project).tokens(project) == 0:
             raise ConfigError(
-                f"it compares tokens, and student body '{spec.body}' has none; take a picture model, such as "
-                "{transformers: {model_type: vit, patch_size: 2}}"
+                f"it compares tokens, and student body '{spec.body}' has none; take {GIVEN_BY['tokens'][1]}"
             )
+
+    def check_teacher(self, name: str, teacher: NetworkSpec, student: NetworkSpec, project: Project) -> None:
+        """Raise ConfigError if the teacher has no tokens, or another number of them."""
+        super().check_teacher(name, teacher, student, project)
+        self.check_tokens(name, teacher, student, project)
 
     def module(self, sizes: PartSizes) -> Any:
         """Return a linear map for each teacher. Raise ConfigError where there are no tokens to map."""
@@ -76,7 +80,7 @@ class TokenRelations(Loss):
         if teacher.shape[1] != count:
             raise ConfigError(
                 f"token_relations: '{self.of}' has {count} tokens a row, and '{name}' {teacher.shape[1]}; "
-                "give both patches of one size"
+                "give both as many patches"
             )
         inner = (_context(student) - _context(teacher)).square().mean((1, 2))
         drawn = torch.randperm(rows * count, generator=step.generator("token_relations"))[: self.sampled]

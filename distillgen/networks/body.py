@@ -50,17 +50,23 @@ class Body(BaseModel):
 
     reads: ClassVar[Literal["arrays", "texts", "files", "graph", "batch"]] = "arrays"
     """What `forward` of the module takes: an array [rows, …] of numbers (one input in its shape, several
-    inputs flat, side by side), a list of texts for each row, a reference to a file for each row, or what its
-    method `read` returns of one, an array and edges [2, edges] of positions in the batch, or the batch as it
-    is.
+    inputs flat, side by side), a list of texts for each row, what its method `read` returns of a reference to
+    a file for each row (tensors [1, …] by name), an array and edges [2, edges] of positions in the batch, or
+    the batch as it is.
     """
-    tokens: ClassVar[bool] = False
-    """Whether the module may give tokens: features of the parts of a row, as of a picture's patches."""
+    one_input: ClassVar[bool] = False
+    """Whether it reads one input, and no more."""
     packages: ClassVar[tuple[str, ...]] = ()
     """The modules that it needs besides torch."""
 
     def check(self, project: Project) -> None:
         """Raise ConfigError if the module could not be built."""
+
+    def fetch(self, project: Project) -> None:
+        """Fetch the small files of a model on the Hub, so that all that `check` asks is known.
+
+        Raise ConfigError if they cannot be fetched, or the module could not be built.
+        """
 
     def files(self, project: Project) -> dict[str, Path]:
         """Return the files with the project's code that it runs, by name: other code is another body."""
@@ -81,11 +87,25 @@ class Body(BaseModel):
         """Return the number of layers in `layers` of the module, whose output [rows, width] can be masked."""
         return 0
 
+    def mixes(self, project: Project) -> bool:
+        """Return whether the numbers of a row may be changed, as by those of another row of the batch.
+
+        A body over earlier students is asked about itself alone. True if that is unknown.
+        """
+        return self.reads in ("arrays", "batch")
+
+    def tokens(self, project: Project) -> int | None:
+        """Return the number of tokens of a row: features of its parts, as of a picture's patches.
+
+        0 if the module gives none, and None if only the training knows.
+        """
+        return 0
+
     def subnets(self) -> int:
         """Return the number of networks that share its weights: more than one learn only as the student."""
         return 1
 
-    def projections(self) -> Sequence[int]:
+    def projections(self, project: Project) -> Sequence[int]:
         """Return the widths that the queries, keys and values of its last attention may have; none without.
 
         A width that only the training knows is 0. Then `forward` of the module returns them after features

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,32 @@ INPUT = "input."  # before the name of an input, in a batch
 NODE = "node"
 LEFT_OUT = "left_out"  # [rows] in a batch: the place of the expert that is not asked about a row
 EDGES = "edges"  # [2, edges] in a batch: positions of rows that are neighbours, each pair in both directions
+
+
+class ChangedFiles(NamedTuple):
+    """An input of a batch: files whose numbers are changed, by each network once it has read them."""
+
+    files: Sequence[Any]
+    change: Callable[[Any], Any]
+    """From numbers [rows, …] to numbers of the same shape."""
+
+
+def changed(values: Any, change: Callable[[Any], Any]) -> Any:
+    """Return an input of a batch, numbers or files, with a change of its numbers [rows, …].
+
+    Each network reads files by its own processor: the change is one, and the shapes may be several.
+    """
+    if torch.is_tensor(values):
+        return change(values)
+    if isinstance(values, ChangedFiles):
+        before = values.change
+        return ChangedFiles(values.files, lambda numbers: change(before(numbers)))
+    return ChangedFiles(values, change)
+
+
+def are_texts(values: Any) -> bool:
+    """Return whether an input of a batch is a list of texts."""
+    return isinstance(values, list) and isinstance(values[0], str)
 
 
 class Layers(NamedTuple):
@@ -230,24 +256,32 @@ class Network(nn.Module):  # type: ignore[misc]
             features = None if self.table.features is None else self.table.features[batch[NODE]]
             return Out(chosen, torch.arange(len(batch[NODE])), features)
         values = [batch[INPUT + name] for name in self.inputs]
-        rows = len(values[0])
         if self.reads == "batch":
             features = self.body(batch)
         elif self.reads == "texts":
             features = self.body([list(texts) for texts in zip(*values, strict=True)])
         elif self.reads == "files":
-            features = self.body(values[0])
+            features = self.body(self._numbers(values[0]))
         else:
             scaled = [(x.float() - self.scale[i, 0]) / self.scale[i, 1] for i, x in enumerate(values)]
             array = scaled[0] if len(scaled) == 1 else torch.cat([x.flatten(1) for x in scaled], 1)
             features = self.body(array, batch[EDGES]) if self.reads == "graph" else self.body(array)
-        place = torch.arange(rows, device=self.scale.device)
+        place = torch.arange(len(batch["row"]), device=self.scale.device)
         if isinstance(features, Mapping):
             return Out(features, place)
         features, tokens, *projections = features if self.token_width else (features, None)
         features = features if self.projector is None else self.projector(features)
         logits = {name: head(features) for name, head in self.heads.items()}
         return Out(logits, place, features, tokens, projections=projections[0] if projections else None)
+
+    def _numbers(self, files: Any) -> list[Mapping[str, Any]]:
+        """Return the body's numbers of files, which are references, or have been read already."""
+        if not isinstance(files, ChangedFiles):
+            return [self.body.read(file) if is_reference(file) else file for file in files]
+        rows = self._numbers(files.files)
+        columns = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        columns |= {n: files.change(values) for n, values in columns.items() if values.is_floating_point()}
+        return [{name: values[i : i + 1] for name, values in columns.items()} for i in range(len(rows))]
 
     def probabilities(self, out: Out) -> Any:
         """Return the probability of each class [rows, classes], as `read` says."""

@@ -22,7 +22,7 @@ from distillgen.training.dialogue import Dialogue
 from distillgen.training.mixup import Mixup
 from distillgen.training.part import Entry, Loss, Part, chance_of, losses_of, weights_of
 from distillgen.training.part import Signal as SignalKind
-from distillgen.training.sources import NOUNS, Source
+from distillgen.training.sources import NOUNS, RECORD, Source
 
 STUDENT = "student"
 VARIABLES = frozenset({"progress", "epoch"})  # in the arithmetic of a weight, besides the weights
@@ -320,8 +320,10 @@ class Teaching(Dialogue):
         of_networks = [source.inputs or [] for source in self.teachers.values()]
         return [*dict.fromkeys(name for names in [self.inputs or [], *of_networks] for name in names)]
 
-    def check_network(self, spec: NetworkSpec, context: CheckContext) -> None:
-        """Raise ConfigError if the losses do not fit the heads of the student."""
+    def check_network(
+        self, spec: NetworkSpec, context: CheckContext, earlier: Mapping[str, NetworkSpec]
+    ) -> None:
+        """Raise ConfigError if the losses do not fit the networks that learn, or those that teach."""
         if self.inputs is None:
             raise ConfigError("a network reads fields of numbers or texts: name them with inputs: [...]")
         if self.draw is not None and self.group is not None:
@@ -335,8 +337,6 @@ class Teaching(Dialogue):
         heads = {name: network.head_names(context.project) for name, network in networks.items()}
         for name, network in networks.items():
             body = network.module_of(context.project)
-            if self.mixup is not None and body.reads in ("graph", "texts", "files"):
-                raise ConfigError(f"mixup: student body '{network.body}' reads no numbers that can be mixed")
             if body.reads == "graph":
                 for field in (self.node, self.neighbours):
                     context.need(field, f"student body '{network.body}'")
@@ -353,11 +353,39 @@ class Teaching(Dialogue):
             if loss.head is not None and loss.head not in heads[loss.of]:
                 choices = did_you_mean(loss.head, heads[loss.of])
                 raise ConfigError(f"head: '{loss.of}' has no head '{loss.head}'{choices}")
+        live = {name: s.model for name, s in self.teachers.items() if s.model in earlier}
+        teachers = {**networks, **{name: earlier[str(model)] for name, model in live.items()}}
+        self._check_inputs(teachers, context.project)
+        for name, source in self.teachers.items():
+            heads_of = teachers[name].head_names(context.project) if name in teachers else ()
+            if source.head is not None and heads_of and source.head not in heads_of:
+                choices = did_you_mean(source.head, heads_of)
+                raise ConfigError(f"teachers: '{source.model or name}' has no head '{source.head}'{choices}")
+        if self.mixup is not None:
+            for network in teachers.values():
+                check_mixes(network, earlier, context.project, "mixup")
         for name, part in self._parts(context):
+            network = networks[part.of if isinstance(part, Loss) else STUDENT]
             try:
-                part.check_network(networks[part.of if isinstance(part, Loss) else STUDENT], context.project)
+                part.check_network(network, context.project)
+                if part.changes:
+                    check_mixes(network, earlier, context.project, "it changes the numbers of rows")
+                for teacher in part.teachers().keys() & teachers.keys():
+                    part.check_teacher(teacher, teachers[teacher], network, context.project)
             except ConfigError as error:
                 raise ConfigError(f"'{name}': {error.message}") from error
+
+    def _check_inputs(self, networks: Mapping[str, NetworkSpec], project: Project) -> None:
+        """Raise ConfigError if a field is a file for one network, and numbers for another."""
+        files: dict[str, bool] = {}
+        for name, network in networks.items():
+            inputs = self.inputs if name == STUDENT else self.teachers[name].inputs
+            reads = network.module_of(project).reads
+            for field in network.inputs or inputs or () if reads != "batch" else ():
+                if files.setdefault(field, reads == "files") != (reads == "files"):
+                    raise ConfigError(
+                        f"'{field}' is a file for one network, and numbers for another, '{name}'; {RECORD}"
+                    )
 
     def check_student(self, student: students.Outline, context: CheckContext) -> None:
         """Raise ConfigError if the student is no model that writes texts, and no inputs are named."""
@@ -381,6 +409,22 @@ class Teaching(Dialogue):
                         f"a tiny student has other tokens than '{name}'; let it take those of an earlier "
                         f"student: {{tiny: {{tokens: {name}}}}}"
                     )
+
+
+def check_mixes(
+    spec: NetworkSpec, earlier: Mapping[str, NetworkSpec], project: Project, subject: str
+) -> None:
+    """Raise ConfigError if the numbers of rows cannot be changed for a network, or for one in it."""
+    body = spec.module_of(project)
+    if not body.mixes(project):
+        kind = {"files": "sounds", "graph": "a graph"}.get(body.reads, body.reads)
+        remedy = "leave it out, or give a body that reads numbers or pictures"
+        raise ConfigError(
+            f"{subject}: student body '{spec.body}' reads {kind}, and no numbers that mix; {remedy}"
+        )
+    for name in body.models():
+        if name in earlier:
+            check_mixes(earlier[name], earlier, project, subject)
 
 
 def _of_earlier_run(context: CheckContext) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -123,12 +123,25 @@ class TrainCheck:
     def _check_network(self, network: NetworkSpec) -> None:
         """Raise ConfigError if the objective cannot train the network, or an option is not for networks."""
         project = self.context.project
+        networks = [*networks_of(self.learning, network, project)]
+        if self.context.fetch:
+            for spec, _ in networks:
+                spec.module_of(project).fetch(project)
+        earlier = self._networks(
+            [*self.learning.models(), *(n for spec, _ in networks for n in spec.models(project))]
+        )
         try:
-            self.learning.check_network(network, self.context)
+            self.learning.check_network(network, self.context, earlier)
         except ConfigError as error:
             raise ConfigError(f"objective '{self.stage.objective}': {error.message}") from error
-        for spec, inputs in networks_of(self.learning, network, project):
+        for spec, inputs in networks:
             body, bodies = spec.module_of(project), {}
+            fields = inputs or self.learning.network_inputs() or ()
+            if body.one_input and len(fields) > 1:
+                raise ConfigError(
+                    f"student body '{spec.body}' reads one input, and not {', '.join(fields)}: name one with "
+                    "`inputs` beside it"
+                )
             for name in body.models():
                 if name not in self.earlier:
                     near = did_you_mean(name, self.earlier)
@@ -147,6 +160,15 @@ class TrainCheck:
         for option in ("lora", "chat_template", "revision", "gradient_checkpointing"):
             if getattr(self.stage, option):
                 raise ConfigError(f"'{option}' is for language models; leave it out")
+
+    def _networks(self, names: Iterable[str]) -> dict[str, NetworkSpec]:
+        """Return the networks of earlier students, and those that they are made of, by name."""
+        networks: dict[str, NetworkSpec] = {}
+        for name in names:
+            if name in self.earlier and self.earlier[name].inputs is not None:
+                spec = networks[name] = network_of(name, self.earlier, self.context.project)
+                networks |= self._networks(spec.models(self.context.project))
+        return networks
 
     def _check_shared(self, name: str) -> None:
         """Raise ConfigError if no student can take the classifier of an earlier one."""
@@ -171,7 +193,8 @@ class TrainCheck:
             if student.inputs is not None:
                 if stage.surgery:
                     raise ConfigError(f"student: of: '{name}' is a network; name a language model")
-                self._check_network(network_of(name, self.earlier, self.context.project))
+                spec = network_of(name, self.earlier, self.context.project)
+                self._check_network(spec.model_copy(update={"inputs": spec.inputs or student.inputs}))
                 self._check_inputs(None, name)
                 return
             before = student.training

@@ -27,7 +27,7 @@ from distillgen.training.mixup import Mixup
 from distillgen.training.part import Chance, Loss, Weight
 from distillgen.training.rows import Assessment, Row, RowSelection
 from distillgen.training.signals import COLUMN
-from distillgen.training.sources import Source
+from distillgen.training.sources import RECORD, Source
 from distillgen.training.step import STUDENT
 
 TRAIN, VALIDATION, HELD_OUT = "train", "validation", "held_out"
@@ -53,6 +53,13 @@ class Lesson:
         """Return the names of the teachers whose words are columns."""
         return [name for name, source in self.teachers.items() if source.stage or source.field]
 
+    def of_one_size(self) -> bool:
+        """Return whether the numbers of all files must have one shape: rows mix, or tokens are compared."""
+        parts = [*self.losses, *self.weights.values()]
+        signals = {signal for part in parts for signal in part.teachers().values()}
+        changed = self.mixup is not None or any(part.changes for part in parts)
+        return changed or bool({"tokens", "projections"} & signals)
+
     def exchanged(self) -> list[str]:
         """Return the live teachers whose words go to other rows in a control arm."""
         live = [name for name, source in self.teachers.items() if source.model]
@@ -72,7 +79,7 @@ def network_loop(lesson: Lesson, inputs: TrainingInputs) -> Prepared:
     networks = _learning(lesson, inputs, student, shared, _shapes(rows.parts[TRAIN][0]), classes)
     for network in (*networks.values(), *live.values()):
         if network.reads == "files":
-            rows = rows.select(_readable(network))
+            rows = rows.select(_readable(network, of_one_size=lesson.of_one_size()))
     parts = _learnt(lesson, rows.parts)
     if shared:
         _check_labels(parts, classes)
@@ -175,8 +182,7 @@ def _read_as_files(lesson: Lesson, inputs: TrainingInputs, networks: Sequence[Ne
             reads.setdefault(name, set()).add(kind == "files")
     for name, kinds in reads.items():
         if len(kinds) > 1:
-            remedy = "record what the teacher says in a stage generate with logprobs"
-            raise ConfigError(f"'{name}' is a file for one network, and numbers for another; {remedy}")
+            raise ConfigError(f"'{name}' is a file for one network, and numbers for another; {RECORD}")
     return {name for name, kinds in reads.items() if kinds == {True}}
 
 
@@ -207,15 +213,21 @@ def _loaded(rows: RowSelection, project: Project, files: Collection[str]) -> Row
     return rows.select(assess).map(numbers)
 
 
-def _readable(network: Network) -> Any:
-    """Return an assessment that leaves out rows whose files a network cannot read."""
+def _readable(network: Network, *, of_one_size: bool) -> Any:
+    """Return an assessment that leaves out rows whose file a network cannot read, and with `of_one_size`
+    those whose numbers have another shape than the first row's.
+    """
+    (name,) = network.inputs
+    first: dict[str, Any] = {}
 
     def assess(row: Row) -> Assessment:
         try:
-            for name in network.inputs:
-                network.body.read(row[f"{INPUT}{name}"])
+            numbers = network.body.read(row[f"{INPUT}{name}"])
         except ValueError as error:
             return Assessment(str(error))
+        shapes = {argument: values.shape for argument, values in numbers.items()}
+        if of_one_size and first.setdefault(name, shapes) != shapes:
+            return Assessment(f"its '{name}' has another size than that of the first row")
         return Assessment()
 
     return assess

@@ -205,7 +205,7 @@ class Learner(nn.Module):  # type: ignore[misc]
             mode, measured = self.training, []
             self.eval()
             with torch.no_grad():
-                for places in _chunks(len(rows)):
+                for places in _chunks(len(rows), self.at_once):
                     batch = self._on_device(rows.__getitems__(places))
                     measured.append(self.chance.measure(Step(self, batch)).cpu())
             self.train(mode)
@@ -217,6 +217,12 @@ class Learner(nn.Module):  # type: ignore[misc]
             self.drawn_in.fill_(epoch)
         drawn: list[int] = self.drawn.tolist()
         return drawn
+
+    @property
+    def at_once(self) -> int:
+        """The number of rows that the networks are asked about at once: few where they read files."""
+        networks = [*self.networks.values(), *self.teachers.live.values()]
+        return 32 if any(getattr(network, "reads", "") == "files" for network in networks) else 1024
 
     def _on_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         device = next(self.parameters()).device
@@ -295,7 +301,7 @@ class Learner(nn.Module):  # type: ignore[misc]
         """Return the mean loss of rows."""
         total = 0.0
         with torch.no_grad():
-            for places in _chunks(len(rows)):
+            for places in _chunks(len(rows), self.at_once):
                 batch = self._on_device(rows.__getitems__(places))
                 total += len(places) * float(self(batch))
         return total / len(rows)
@@ -308,7 +314,7 @@ class Learner(nn.Module):  # type: ignore[misc]
         return {name: value.movedim(-1, 0).tolist() for name, value in rows.items()}
 
 
-def _chunks(count: int, size: int = 1024) -> Iterator[list[int]]:
+def _chunks(count: int, size: int) -> Iterator[list[int]]:
     """Yield the places of rows, so many at once."""
     for start in range(0, count, size):
         yield [*range(start, min(start + size, count))]
@@ -418,7 +424,7 @@ class Loop(Trainer):  # type: ignore[misc]
         """Write the last value of every weight for each training row, in order."""
         rows = self.train_dataset
         with file.open("wb") as lines:
-            for places in _chunks(len(rows)):
+            for places in _chunks(len(rows), learner.at_once):
                 batch = self._prepare_inputs(self.data_collator(rows.__getitems__(places)))
                 values = learner.values(batch)
                 for i, place in enumerate(places):

@@ -16,7 +16,11 @@ LABEL, SHARE = "mixup.label", "mixup.share"
 
 
 class Mixup(BaseModel):
-    """In each batch, some rows become λ · row + (1 − λ) · another row of the batch, with λ ~ Beta(β, β)."""
+    """In each batch, some rows become λ · row + (1 − λ) · another row of the batch, with λ ~ Beta(β, β).
+
+    Of files, the numbers mix that each network reads: processors scale and shift pictures, so that these are
+    the numbers of the mixed pictures, whatever size a network reads them in.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,11 +32,11 @@ class Mixup(BaseModel):
     def mixed(self, batch: Mapping[str, Any], *key: int) -> dict[str, Any]:
         """Return a batch with mixtures: a pure function of the batch and of `key`.
 
-        Raise ConfigError if an input holds no numbers.
+        Raise ConfigError if an input holds texts.
         """
         import torch
 
-        from distillgen.networks.network import INPUT
+        from distillgen.networks.network import INPUT, are_texts, changed
 
         rows = batch["row"].tolist()
         digest = hashlib.sha256(f"mixup/{key}/{rows}".encode()).digest()
@@ -43,11 +47,15 @@ class Mixup(BaseModel):
         device = batch["row"].device
         others = torch.tensor(chance.sample(range(len(rows)), len(rows)), device=device)
         share = torch.tensor(shares, device=device)
+
+        def mix(values: Any) -> Any:
+            weight = share.to(values.device).view(-1, *[1] * (values.dim() - 1))
+            return weight * values + (1 - weight) * values[others.to(values.device)]
+
         mixed = {**batch, LABEL: batch["label"][others], SHARE: share}
         for name, values in batch.items():
             if name.startswith(INPUT):
-                if not torch.is_tensor(values):
+                if are_texts(values):
                     raise ConfigError(f"mixup: '{name.removeprefix(INPUT)}' holds texts, which do not mix")
-                weight = share.view(-1, *[1] * (values.dim() - 1))
-                mixed[name] = weight * values + (1 - weight) * values[others]
+                mixed[name] = changed(values, mix)
         return mixed

@@ -103,8 +103,13 @@ class Objective(BaseModel):
                     f"its chat template does not take the turns {roles}: {error}; {remedy}"
                 ) from error
 
-    def check_network(self, spec: NetworkSpec, context: CheckContext) -> None:
-        """Raise ConfigError if it cannot train a network."""
+    def check_network(
+        self, spec: NetworkSpec, context: CheckContext, earlier: Mapping[str, NetworkSpec]
+    ) -> None:
+        """Raise ConfigError if it cannot train a network.
+
+        `earlier` holds the earlier students that teach or are a part of a network, by name.
+        """
         raise ConfigError("it trains language models, not networks; give objective: distil")
 
     def network_inputs(self, peer: str = "") -> list[str] | None:

@@ -30,6 +30,18 @@ of its last attention, which only networks give.
 """
 
 
+GIVEN_BY: Mapping[Signal, tuple[str, str]] = {
+    "vector": ("features", "a network whose heads are put on its features, such as {mlp: [64, 32]}"),
+    "layers": ("layers", "a network such as {mlp: [64, 32]}"),
+    "tokens": (
+        "tokens",
+        "a picture model, such as {transformers: {model_type: vit, patch_size: 2}}, or a ViT of the Hub",
+    ),
+    "projections": ("queries, keys and values", "{supernet: {depth: 2, width: 32}}, or a ViT of the Hub"),
+}
+"""What a teacher gives for a signal, and the networks that do."""
+
+
 class PartSizes(NamedTuple):
     """The sizes from which a part builds its module."""
 
@@ -62,6 +74,8 @@ class Part(BaseModel):
     """Whether it reads the features of a network, which a body with heads of its own does not give."""
     grouped: ClassVar[bool] = False
     """Whether all rows of a batch must be of one value of the field `group`."""
+    changes: ClassVar[bool] = False
+    """Whether it changes the numbers of rows, and asks the network that learns about the changed rows."""
     tokens: ClassVar[bool] = True
     """Whether it takes the tokens of a language model; if not, it takes rows with one position."""
 
@@ -79,6 +93,32 @@ class Part(BaseModel):
         """Raise ConfigError if the network that learns, the student or the peer in `of`, does not fit."""
         if self.features and spec.module_of(project).heads():
             raise ConfigError(f"it reads features, and student body '{spec.body}' gives none")
+
+    def check_teacher(self, name: str, teacher: NetworkSpec, student: NetworkSpec, project: Project) -> None:
+        """Raise ConfigError if a network that teaches by this name gives no such signal as is read of it.
+
+        `student` is the network that learns from it.
+        """
+        body, signal = teacher.module_of(project), self.teachers()[name]
+        lacking: Mapping[Signal, bool] = {
+            "vector": bool(body.heads()),
+            "layers": not body.layers(),
+            "tokens": body.tokens(project) == 0,
+            "projections": not body.projections(project),
+        }
+        if lacking.get(signal):
+            noun, remedy = GIVEN_BY[signal]
+            raise ConfigError(
+                f"teacher: '{name}' gives no {noun}: student body '{teacher.body}' has none; name {remedy}"
+            )
+
+    def check_tokens(self, name: str, teacher: NetworkSpec, student: NetworkSpec, project: Project) -> None:
+        """Raise ConfigError if a teacher is known to have more or fewer tokens in a row than the student."""
+        ours, theirs = (spec.module_of(project).tokens(project) for spec in (student, teacher))
+        if ours is not None and theirs is not None and ours != theirs:
+            raise ConfigError(
+                f"the student has {ours} tokens a row, and '{name}' {theirs}; give both as many patches"
+            )
 
     def module(self, sizes: PartSizes) -> Any:
         """Return the torch module with its parameters and state; None if it has none."""

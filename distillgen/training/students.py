@@ -15,7 +15,7 @@ from distillgen.errors import ConfigError, did_you_mean
 from distillgen.inference.gguf_file import check_gguf
 from distillgen.inference.model_class import model_class, sees
 from distillgen.inference.spec import Spec
-from distillgen.inference.weights import KNOWN_MODELS, SHIPPED, find_weights, shipped
+from distillgen.inference.weights import KNOWN_MODELS, SHIPPED, fetched, find_weights, shipped
 from distillgen.networks.spec import DISTILLER
 from distillgen.platforms import lock
 from distillgen.project import file_sha256
@@ -171,23 +171,7 @@ def outline(
         return _outlined(lambda name: folder / name, root)
     if not fetch:
         return Outline(read=False)
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
-    def fetched(name: str) -> Path:
-        try:
-            return Path(hf_hub_download(student, name, revision=revision))
-        except LocalEntryNotFoundError as error:
-            raise ConfigError(
-                f"the student '{student}' cannot be fetched: the Hub cannot be reached"
-            ) from error
-        except EntryNotFoundError:
-            return Path(name, "is", "missing")
-        except (HfHubHTTPError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(f"the student '{student}' cannot be fetched: {reason}") from error
-
-    return _outlined(fetched, root)
+    return _outlined(lambda name: fetched(student, name, revision), root)
 
 
 def _outlined(file: Callable[[str], Path], root: Path) -> Outline:

@@ -680,7 +680,9 @@ def test_tokens_that_do_not_fit_are_an_error(tmp_path):
 
     coarse = {"transformers": {**VIT["transformers"], "patch_size": 2}, "shape": [2, 2]}
     loop = seeing(tmp_path, peer=coarse)
-    with pytest.raises(ConfigError, match="'student' has 5 tokens a row, and 'peer' 2; give both patches of"):
+    with pytest.raises(
+        ConfigError, match="'student' has 5 tokens a row, and 'peer' 2; give both as many patches"
+    ):
         loop.model(loop.train_dataset.all_rows())
     with pytest.raises(ConfigError, match="token_relations: 'peer' gives no tokens"):
         seeing(tmp_path, peer={"mlp": [4]})

@@ -167,12 +167,12 @@ def test_what_is_right_passes_the_check(filled, stages, options):
         (
             (),
             {"student": {"bag": [4]}, "inputs": ["text"], **LABELS, "mixup": {}},
-            "mixup: student body 'bag' reads no numbers that can be mixed",
+            "mixup: student body 'bag' reads texts, and no numbers that mix; leave it out",
         ),
         (
             (),
             {"student": GCN, **EDGES, **LABELS, "mixup": {}},
-            "mixup: student body 'graph' reads no numbers that can be mixed",
+            "mixup: student body 'graph' reads a graph, and no numbers that mix; leave it out",
         ),
         ((TINY,), {"inputs": None, "student": "tiny", "mixup": {}}, "'mixup' is for networks"),
     ],
