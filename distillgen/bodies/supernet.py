@@ -34,10 +34,16 @@ class Supernet(Body):
     others: NonNegativeInt = Field(2, description="subnets that a step trains besides the ends, at random")
 
     def check(self, project: Project) -> None:
-        """Raise ConfigError if the heads do not divide the widths."""
+        """Raise ConfigError if the heads do not divide the widths, or patches do not fill the picture."""
         for width in self.space.width:
             if width % self.heads_:
                 raise ConfigError(f"{NAME}: {self.heads_} heads do not divide the width {width}")
+        if self.shape:
+            self._check_patches(self.shape)
+
+    def _check_patches(self, shape: Sequence[int]) -> None:
+        if shape[-1] % self.patch or shape[-2] % self.patch:
+            raise ConfigError(f"{NAME}: patches of {self.patch} do not fill a picture of {shape}")
 
     def subnets(self) -> int:
         """Return the number of sizes."""
@@ -64,6 +70,5 @@ class Supernet(Body):
             )
         if sizes.numbers != Sizes([tuple(shape)], ()).numbers:
             raise ConfigError(f"{NAME}: {sizes.numbers} numbers are no picture of {shape}")
-        if shape[-1] % self.patch or shape[-2] % self.patch:
-            raise ConfigError(f"{NAME}: patches of {self.patch} do not fill a picture of {shape}")
+        self._check_patches(shape)
         return PictureTransformer(shape, self.patch, self.heads_, self.space.subnets(), self.others)

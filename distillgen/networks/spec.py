@@ -128,6 +128,8 @@ class NetworkSpec(BaseModel):
         for name in self.read:
             if name not in self.head_names(project):
                 raise ConfigError(f"read: the student has no head '{name}'")
+        if self.read and not any(max(grid(reading.share)) for reading in self.read.values()):
+            raise ConfigError("read: the shares of all heads are 0")
 
     def module_of(self, project: Project) -> Body:
         """Return the body with its options."""

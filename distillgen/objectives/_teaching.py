@@ -25,6 +25,7 @@ from distillgen.training.part import Signal as SignalKind
 from distillgen.training.sources import NOUNS, RECORD, Source
 
 STUDENT = "student"
+VALIDATION = "give the source validation: 0.1, or rows with split: validation"
 VARIABLES = frozenset({"progress", "epoch"})  # in the arithmetic of a weight, besides the weights
 
 
@@ -158,6 +159,11 @@ class Teaching(Dialogue):
             )
         return source.model_copy(update={"inputs": inputs})
 
+    def names_classes(self) -> bool:
+        """Return whether there are labels, or a teacher with classes that is not trained along."""
+        teachers = [source for source in self.teachers.values() if source.peer is None]
+        return self.label is not None or any(source.model or "classes" in source.reads for source in teachers)
+
     def network_inputs(self, peer: str = "") -> list[str] | None:
         """Return the fields that its student, or a peer, reads; None for a language model."""
         return self.peers()[peer].inputs if peer else self.inputs
@@ -247,8 +253,7 @@ class Teaching(Dialogue):
             for field in (self.node, self.neighbours):
                 context.need(field, "edges between rows")
         if part.validation and SPLIT not in context.fields:
-            remedy = "give the source validation: 0.1, or rows with split: validation"
-            raise ConfigError(f"it learns from validation records, and there are none; {remedy}")
+            raise ConfigError(f"it learns from validation records, and there are none; {VALIDATION}")
 
     def _check_language(self) -> None:
         """Raise ConfigError for what only networks have, if the student is a language model."""
@@ -337,6 +342,13 @@ class Teaching(Dialogue):
         heads = {name: network.head_names(context.project) for name, network in networks.items()}
         for name, network in networks.items():
             body = network.module_of(context.project)
+            undecided = any(
+                isinstance(value, list) for r in network.read.values() for value in (r.share, r.temperature)
+            )
+            if name == STUDENT and undecided and SPLIT not in context.fields:
+                raise ConfigError(
+                    f"read: values are chosen on validation records, and there are none; {VALIDATION}"
+                )
             if body.reads == "graph":
                 for field in (self.node, self.neighbours):
                     context.need(field, f"student body '{network.body}'")

@@ -160,6 +160,9 @@ class TrainCheck:
         for option in ("lora", "chat_template", "revision", "gradient_checkpointing"):
             if getattr(self.stage, option):
                 raise ConfigError(f"'{option}' is for language models; leave it out")
+        if self.network and not network.shared and not self.learning.names_classes():
+            remedy = "name the field of the labels with label: …, or a teacher that gives classes"
+            raise ConfigError(f"objective '{self.stage.objective}': there is no class to learn; {remedy}")
 
     def _networks(self, names: Iterable[str]) -> dict[str, NetworkSpec]:
         """Return the networks of earlier students, and those that they are made of, by name."""

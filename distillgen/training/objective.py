@@ -112,6 +112,10 @@ class Objective(BaseModel):
         """
         raise ConfigError("it trains language models, not networks; give objective: distil")
 
+    def names_classes(self) -> bool:
+        """Return whether labels or teachers may name the classes of a network that begins anew."""
+        return True
+
     def network_inputs(self, peer: str = "") -> list[str] | None:
         """Return the fields that its student, or a peer, reads; None for a language model."""
         return None

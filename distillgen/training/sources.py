@@ -17,8 +17,8 @@ from distillgen.training.rows import Row, Unusable
 LEAST = 1e-13  # the probability of a class that a teacher excludes
 KINDS = ("names", "logprobs", "vector")  # the columns of a recorded teacher
 RECORD = (
-    "give all a body that reads files, such as {pretrained: owner/name}, or record what the teacher says in a "
-    "stage generate with logprobs"
+    "give all a body that reads files, such as {pretrained: owner/name}, or record what the teacher says in "
+    "a stage generate with logprobs"
 )
 COLUMNS_OF: Mapping[SignalKind, Sequence[str]] = {
     "classes": ("names", "logprobs"),

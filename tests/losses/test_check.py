@@ -63,7 +63,7 @@ TUTOR = {"tutor": {"peer": {"mlp": [8]}}}
     ],
 )
 def test_what_is_right_passes_the_check(filled, options):  # noqa: F811
-    distillgen.load(pipeline(SPLIT, **options))
+    distillgen.load(pipeline(SPLIT, **{"label": "label", **options}))
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,8 @@ def test_only_networks_with_tokens_give_tokens(filled):  # noqa: F811
 
     def loaded(teacher: str, **teachers):
         losses = [{"token_relations": {"teacher": teacher, "global": 0}}]
-        return distillgen.load(pipeline(student={"seeing": None}, losses=losses, teachers=teachers))
+        options = {"losses": losses, "label": "label", "teachers": teachers}
+        return distillgen.load(pipeline(student={"seeing": None}, **options))
 
     loaded("t", t={"peer": {"seeing": None}})
     for teacher, teachers in (("says", {}), ("votes", {}), ("t", {"t": {"field": "votes"}})):

@@ -80,6 +80,7 @@ EDGES = {"node": "id", "neighbours": "near"}
 LABELS = {"losses": ["cross_entropy"], "label": "label"}
 TUTOR = {"tutor": {"peer": {"mlp": [8]}}}
 BIG = {"train": {**NETWORK, "name": "big", "losses": [kd()]}}
+HELD = {"format": {"fields": {"split": "validation"}}}
 TINY = {"format": {"fields": {"prompt": "q", "completion": "{{ text }}"}}}
 
 
@@ -87,7 +88,7 @@ TINY = {"format": {"fields": {"prompt": "q", "completion": "{{ text }}"}}}
     ("stages", "options"),
     [
         ((), {}),
-        ((), {"student": {"mlp": [4], "heads": ["x", "y"], "read": {"x": 1, "y": [0, 0.5]}}}),
+        ((HELD,), {"student": {"mlp": [4], "heads": ["x", "y"], "read": {"x": 1, "y": [0, 0.5]}}}),
         ((), {"losses": ["cross_entropy"], "label": "label"}),
         ((), {"losses": [kd("votes")]}),
         ((), {"losses": [kd(["says", "votes"])]}),
@@ -103,7 +104,7 @@ TINY = {"format": {"fields": {"prompt": "q", "completion": "{{ text }}"}}}
     ],
 )
 def test_what_is_right_passes_the_check(filled, stages, options):
-    distillgen.load(pipeline(*stages, **options))
+    distillgen.load(pipeline(*stages, **{"label": "label", **options}))
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,22 @@ def test_what_is_right_passes_the_check(filled, stages, options):
         ((), {"student": {"mlp": []}}, "student body 'mlp'"),
         ((), {"student": {"mlp": [4], "dropot": 0.1}}, "student body 'mlp' has no option 'dropot'"),
         ((), {"student": {"mlp": [4], "read": {"soft": 1}}}, "read: the student has no head 'soft'"),
+        ((), {"student": {"mlp": [4], "read": {"class": [0, 0]}}}, "read: the shares of all heads are 0"),
+        (
+            (),
+            {"student": {"mlp": [4], "read": {"class": {"temperature": [1, 2]}}}},
+            "read: values are chosen on validation records, and there are none; give the source validation",
+        ),
+        (
+            (),
+            {"losses": [kd("tutor")], "teachers": TUTOR},
+            "there is no class to learn; name the field of the",
+        ),
+        (
+            (),
+            {"student": {"supernet": {"depth": 1, "width": 8}, "shape": [8, 7]}},
+            "student body 'supernet': patches of 2 do not fill a picture of [8, 7]",
+        ),
         ((), {"student": {"heads": ["a"]}}, "names no body"),
         ((), {"student": {"mlp": [4]}, "lora": {"r": 4}}, "'lora'"),
         ((), {"student": "tiny"}, "fields as inputs are read by a network"),
@@ -295,7 +312,7 @@ MASK = {"train": {**NETWORK, "name": "mask", "student": {"masked": "student-big"
     ],
 )
 def test_bodies_that_fit_pass_the_check(filled, stages, options):
-    distillgen.load(pipeline(*stages, **options))
+    distillgen.load(pipeline(*stages, **{"label": "label", **options}))
 
 
 @pytest.mark.parametrize(

@@ -248,3 +248,15 @@ def test_relations_are_nothing_between_equals_and_learnt_between_others(tmp_path
         values[student].append(loop.model(loop.train_dataset.all_rows()).item())
     assert values["vit"][0] == pytest.approx(0, abs=1e-6)
     assert values["small"][1] < 0.7 * values["small"][0], values
+
+
+def test_texts_of_a_teacher_stay_where_inputs_are_changed(tmp_path):
+    from distillgen.losses.contrast import Contrast
+    from distillgen.training.step import Step
+    from tests.training.lessons import prepared, row
+
+    loop = prepared([row(i) for i in range(6)], [("contrast", {})], tmp_path)
+    loop.model.when = (0.0, 0, 1)
+    rows = {**loop.train_dataset.all_rows(), "input.text": ["a"] * 6}
+    other = Contrast()._changed(Step(loop.model, rows))
+    assert other["input.text"] == ["a"] * 6 and not torch.allclose(other["input.x"], rows["input.x"])
