@@ -393,7 +393,7 @@ class Teaching(Dialogue):
         for name, network in networks.items():
             inputs = self.inputs if name == STUDENT else self.teachers[name].inputs
             reads = network.module_of(project).reads
-            for field in network.inputs or inputs or () if reads != "batch" else ():
+            for field in network.inputs or inputs or ():
                 if files.setdefault(field, reads == "files") != (reads == "files"):
                     raise ConfigError(
                         f"'{field}' is a file for one network, and numbers for another, '{name}'; {RECORD}"

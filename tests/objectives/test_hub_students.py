@@ -21,6 +21,7 @@ FOLDERS = {  # the configuration, and that of the processor
     "resnet": ({"model_type": "resnet"}, {"size": {"shortest_edge": 32}}),
     "timm": ({"pretrained_cfg": {}}, {}),
     "hears": ({"model_type": "wav2vec2"}, {}),
+    "bert": ({"model_type": "bert"}, {}),
 }
 TOKENS = {"token_relations": {"teacher": "student-big"}}
 ATTENTION = {"attention_relations": {"teacher": "student-big"}}
@@ -100,6 +101,7 @@ def test_what_can_run_passes_the_check(folders, written):
             hub("vit", ATTENTION, teacher="timm"),
             "'student-big' gives no queries, keys and values: student body",
         ),
+        (hub("fine", TOKENS, teacher="half"), "the student has 64 tokens a row, and 'student-big' 16; give"),
         (hub("fine", TOKENS), "the student has 64 tokens a row, and 'student-big' 16; give both as many"),
         (
             hub("vit", ATTENTION, teacher="fine"),
@@ -126,6 +128,16 @@ def test_what_can_run_passes_the_check(folders, written):
             "student body 'aggregate': 'student-big' reads files; take students that read numbers or texts",
         ),
         (
+            pipeline(
+                big({"mlp": [4]}),
+                student={"pretrained": "vit"},
+                label="label",
+                losses=[kd("t")],
+                teachers={"t": {"peer": {"masked": "student-big"}}},
+            ),
+            "'image' is a file for one network, and numbers for another, 't'; give all a body",
+        ),
+        (
             hub("vit", kd("tutor"), teachers=TUTOR),
             "'image' is a file for one network, and numbers for another, 'tutor'; give all a body",
         ),
@@ -139,20 +151,32 @@ def test_what_cannot_run_is_refused(folders, written, message):
 
 def test_the_files_of_a_model_on_the_hub_are_asked_where_they_are_there(folders, monkeypatch):
     """Unknown, a ResNet of the Hub passes; once its configuration is there, it is refused."""
+    import huggingface_hub
+
     written = hub("owner/resnet", TOKENS, teacher="owner/vit")
     distillgen.load(written)
     monkeypatch.setattr(
-        "distillgen.bodies.pretrained.cached", lambda model, name, _: place(folders, model, name)
+        huggingface_hub, "try_to_load_from_cache", lambda model, name, **_: str(place(folders, model, name))
     )
     with pytest.raises(ConfigError, match="it compares tokens, and student body 'pretrained' has none"):
         distillgen.load(written)
+    nothing = object()  # the Hub's client says so that a model is known to have no such file
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: nothing)
+    distillgen.load(written)
 
 
 def place(folders, model: str, name: str):
     return folders.path / model.partition("/")[2] / name
 
 
-def test_a_run_fetches_the_configurations_before_anything_is_asked(folders, monkeypatch):
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ("owner/resnet", "it compares tokens, and student body 'pretrained' has none"),
+        ("owner/bert", "'owner/bert' is a bert, and classifies no pictures or sounds; texts are read by"),
+    ],
+)
+def test_a_run_fetches_the_configurations_before_anything_is_asked(folders, monkeypatch, student, message):
     import huggingface_hub
 
     fetched = []
@@ -163,13 +187,16 @@ def test_a_run_fetches_the_configurations_before_anything_is_asked(folders, monk
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
     monkeypatch.setattr(
-        "distillgen.bodies.pretrained.cached", lambda model, name, _: fetch(model, name) if fetched else None
+        huggingface_hub,
+        "try_to_load_from_cache",
+        lambda model, name, **_: str(place(folders, model, name)) if fetched else None,
     )
-    written = hub("owner/resnet", TOKENS, teacher="owner/vit")
+    written = hub(student, TOKENS, teacher="owner/vit")
     distillgen.load(written)
     assert not fetched, "a check reads nothing remote"
-    with pytest.raises(ConfigError, match="it compares tokens, and student body 'pretrained' has none"):
+    with pytest.raises(ConfigError) as error:
         distillgen.run(written, out="out", teachers={"teacher": pytest.fail, "eye": pytest.fail})
+    assert message in str(error.value)
     assert {"config.json", "preprocessor_config.json"} <= {*fetched}
 
 

@@ -154,15 +154,51 @@ def test_a_picture_of_another_size_is_left_out_where_pictures_mix(tmp_path):
     processor.write_text(json.dumps({**options, "do_resize": False}))
     files = [*pictures(tmp_path), *pictures(tmp_path, 1, width=40, first=6)]
     rows = [{"id": str(i), "input.x": file, "label": ["ab"[i % 2]]} for i, file in enumerate(files)]
-    losses = [("cross_entropy", {})]
-    counts = {}
-    for mixup in (None, Mixup()):
-        training = prepared_rows(
-            rows, losses, tmp_path, student={"pretrained": "resnet"}, root=tmp_path, mixup=mixup, max_steps=2
+    options = {"student": {"pretrained": "resnet"}, "root": tmp_path, "max_steps": 2}
+    plain, mixes, changes = (
+        prepared_rows(rows, losses, tmp_path, mixup=mixup, **options)
+        for losses, mixup in (
+            ([("cross_entropy", {})], None),
+            ([("cross_entropy", {})], Mixup()),
+            ([("contrast", {})], None),
         )
-        counts[mixup] = dict(training.counts)
+    )
+    assert plain.counts == {} and mixes.counts == changes.counts == LEFT_OUT
+    assert plain.trainer.model.at_once == 32, "few files are read at once"
+    for training in (plain, mixes):
         training.trainer.train()
-    assert counts == {None: {}, Mixup(): {"left out: its 'x' has another size than that of the first row": 1}}
+
+
+LEFT_OUT = {"left out: its 'x' has another size than that of the first row": 1}
+
+
+def test_where_pictures_of_several_sizes_are_asked_together_nobody_compares_their_tokens(tmp_path):
+    from tests.training.lessons import prepared_rows
+
+    config = transformers.Dinov2Config(image_size=32, patch_size=8, **SMALL)
+    transformers.Dinov2ForImageClassification(config).save_pretrained(tmp_path / "dino")
+    transformers.ViTImageProcessor(do_resize=False).save_pretrained(tmp_path / "dino")
+    files = [*pictures(tmp_path, 3), *pictures(tmp_path, 1, width=40, first=6)]
+    net = network(tmp_path, "dino")
+    out = net(batch(files))
+    assert out.features.shape == (4, 32) and out.tokens is None and out.projections is None
+    assert net(batch(files[:3])).tokens.shape == (3, 16, 16) and net(batch(files[3:])).tokens.shape == (
+        1,
+        25,
+        16,
+    )
+    rows = [{"id": str(i), "input.x": file, "label": ["ab"[i % 2]]} for i, file in enumerate(files)]
+    training = prepared_rows(
+        rows,
+        [("token_relations", {"teacher": "peer"})],
+        tmp_path,
+        student={"pretrained": "dino"},
+        root=tmp_path,
+        teachers={"peer": {"peer": {"pretrained": "dino"}, "inputs": ["x"]}},
+        max_steps=2,
+    )
+    assert training.counts == LEFT_OUT
+    training.trainer.train()
 
 
 FAMILIES = {
