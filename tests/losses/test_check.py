@@ -206,7 +206,7 @@ def test_what_is_right_passes_the_check(filled, options):  # noqa: F811
         ),
         (
             {"losses": ["contrast"], "student": {"graph": "gcn"}, "node": "id", "neighbours": "near"},
-            "it changes rows of numbers, and student body 'graph' reads graph",
+            "it changes the numbers of rows: student body 'graph' reads a graph, and no numbers that mix",
         ),
     ],
 )
