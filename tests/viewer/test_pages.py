@@ -128,6 +128,8 @@ def test_hostile_rows_are_only_ever_shown(viewed, tmp_path):
         tmp_path, rows, lambda request, sample: request.messages[-1]["content"], note="".join(HOSTILE)
     )
     viewer = viewed(directory)
+    label = '<span class="label">question</span> <span dir="auto">'  # a text has a direction of its own
+    assert label in viewer.get()
     texts = viewer.page().text
     for row in rows_in(directory, "stages/04-format.jsonl"):
         for plain in (0, 1):
