@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import distillgen
 from distillgen.cli import show
 from distillgen.errors import DistillgenError, Stopped
+from distillgen.inference.faults import TeacherDown
 from distillgen.text.display import reasons
 
 if TYPE_CHECKING:
@@ -79,6 +80,10 @@ def carry_out(
             run_pipeline(checked_pipeline, directory, options, None if printing.quiet else watch)
     except Stopped:
         printing.show(run.state, lambda: show.status(run, error=True))
+        raise
+    except TeacherDown as error:
+        if count := run.state["totals"]["answers"]:
+            error.add_note(f"{count:,} answers are safe in {directory}; the same command goes on from there")
         raise
     printing.show(run.state, lambda: show.summary(run))
     printing.open(directory)

@@ -277,8 +277,8 @@ class Teacher:
         if self._unanswered >= REJECTIONS and silence_s >= OUTAGE_S:
             self._refusal = self.endpoint.down(
                 f"no answer for {silence_s / 60:.0f} minutes, in which {self._unanswered} requests failed; "
-                f"the last: {reason}. The answers so far are safe: when the endpoint is back, give the same "
-                "command again with --retry-failed"
+                f"the last: {reason}. When the endpoint is back, give the same command again with "
+                "--retry-failed"
             )
             raise self._refusal from error
 

@@ -112,6 +112,10 @@ def test_what_no_retry_can_mend_stops_at_once_with_a_remedy(project, code, remed
         assert remedy in done.stderr and f"HTTP {code}" in done.stderr and "Traceback" not in done.stderr
         assert endpoint.asked.total() <= 4
         if code == 402:  # paid: the run goes on
+            assert "are safe" not in done.stderr
+            endpoint.behave = lambda body, times: status(402)() if endpoint.asked.total() > 50 else None
+            told = project.cli("run", "ask", check=2).stderr
+            assert re.search(r"left\n\d\d answers are safe in runs/ask; the same command goes on from", told)
             endpoint.behave = None
             project.cli("run", "ask")
             assert len(project.read("runs/ask/corpus.jsonl")) == 500

@@ -851,7 +851,7 @@ def test_an_outage_that_does_not_end_stops_the_run(project, monkeypatch):
         run(
             project,
             "c",
-            expect="no answer for 0 minutes.*HTTP 500.*when the endpoint is back.*--retry-failed",
+            expect="no answer for 0 minutes.*HTTP 500.*When the endpoint is back.*--retry-failed",
         )
         assert 25 <= endpoint.asked.total() < 100
 
