@@ -185,7 +185,7 @@ def test_a_training_of_subnets_goes_on_to_the_same_bits(tmp_path):
     ("student", "message"),
     [
         ({"supernet": {"depth": 1, "width": 8}, "patch": 3}, "patches of 3 do not fill a picture of [4, 4]"),
-        ({"supernet": {"depth": 1, "width": 8}, "shape": [4, 3]}, "16 numbers are no picture of [4, 3]"),
+        ({"supernet": {"depth": 1, "width": 8}, "shape": [4, 2]}, "16 numbers are no picture of [4, 2]"),
     ],
 )
 def test_a_picture_of_another_size_is_refused(tmp_path, student, message):
