@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from functools import partial
 
 import pytest
 
@@ -100,7 +99,7 @@ def test_the_rule_asks_the_student_in_evaluation_mode_and_leaves_it_as_it_was(tm
     loop = drawn(tmp_path, rule={"share": 0, "cutoff": 0.2})
     loop.model.train()
     with monkeypatch.context() as few:
-        few.setattr(learner, "_chunks", partial(learner._chunks, size=5))
+        few.setattr(learner.Learner, "at_once", 5)
         loop.model.places(0, loop.train_dataset)
     assert loop.model.training
     first = loop.model.drawn.clone()
