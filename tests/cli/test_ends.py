@@ -80,6 +80,9 @@ def test_a_full_disk(small, most):
     assert "Traceback" not in done.stderr and done.returncode == (2 if most < 70_000 else 0)
     if done.returncode:
         assert "file too large. The answers that were paid for are safe" in done.stderr
+    if most == 1:
+        done = run("export", "small", "-o", "out", limit=most)
+        assert done.returncode == 2 and "cannot write 'out': file too large" in done.stderr
 
 
 @pytest.mark.parametrize(
