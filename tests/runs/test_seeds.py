@@ -378,7 +378,10 @@ def test_failed_rows_and_seeds_that_keep_nothing_end_the_command_with_3(project)
 def test_the_commands_say_what_a_directory_of_seeds_is(project):
     with Endpoint() as endpoint:
         project.write("sums.yaml", TEXT.format(url=endpoint.url))
-        told = json.loads(run_of("runs/s", "-n", 4, "--set", "generate.n=2", "--json").stdout)
+        sets = ["--set", "generate.n=2", "--set", "a.price={output: 1000}"]
+        done = run_of("runs/s", "-n", 4, *sets, "--json")
+    told = json.loads(done.stdout)
+    assert "note: model 'a': the price names no 'input'" in done.stderr
     assert told["finished"] == [0, 1, 2] and told["pipeline"] == "sums"
     runs = [distillgen.Seeds("runs/s").run(seed) for seed in range(3)]
     assert [run.state["kept"] for run in runs] == [8, 8, 8]

@@ -220,6 +220,23 @@ def test_the_money_of_the_search_is_never_exceeded(search):
         search(within={"usd": 40.0}, out="capped", limits={"max_cost_usd": 16.0})
 
 
+def test_what_a_judge_of_a_trial_costs_is_of_the_trial(search):
+    stages = pipeline()["stages"][1]["search"]["stages"]
+    stages[1] = {"filter": [{"judge": {"model": "t", "rubric": "Good.", "fields": ["answer"]}}]}
+
+    class Judge(Teacher):
+        def __call__(self, request, sample):
+            if len(request.messages) == 1:
+                return super().__call__(request, sample)
+            return Completion(text='{"reason": "Good.", "score": 9}', input_tokens=0, output_tokens=1)
+
+    run = search(Judge(), stages=stages, space={"ask.template": TEMPLATES})
+    usage = run.state["usage"]
+    assert any(use["stage"] == "filter/judge" and use["cost_usd"] for use in usage)
+    spent = sum(trial["usd"] for trial in trials_of(run))
+    assert spent == pytest.approx(sum(use["cost_usd"] for use in usage))
+
+
 def test_the_plan_has_the_bound_of_all_trials(project, monkeypatch):
     project.rows("rows.jsonl", ROWS)
     monkeypatch.chdir(project.path)
