@@ -134,19 +134,21 @@ class TestLearning:
         assert any(p.grad is not None for p in module.parameters())
 
     def test_a_network_without_layers_does_not_teach_them(self, tmp_path):
+        from distillgen.training.step import Step
         from tests.losses.test_formulas import rows
         from tests.training.lessons import prepared
 
+        def loop(**options):
+            peer = {"peer": {"supernet": {"depth": 1, "width": 8}, "shape": [2, 2]}, "inputs": ["x"]}
+            losses = [("features", {"teacher": "peer", **options})]
+            return prepared(rows(), losses, tmp_path, student={"mlp": [2]}, teachers={"peer": peer})
+
         with pytest.raises(ConfigError, match="features: 'peer' gives no layers"):
-            prepared(
-                rows(),
-                [("features", {"teacher": "peer", "mapping": "last"})],
-                tmp_path,
-                student={"mlp": [2]},
-                teachers={
-                    "peer": {"peer": {"supernet": {"depth": 1, "width": 8}, "shape": [2, 2]}, "inputs": ["x"]}
-                },
-            )
+            loop(mapping="last")
+        of_the_last = loop()
+        step = Step(of_the_last.model, of_the_last.train_dataset.all_rows())
+        with pytest.raises(ConfigError, match="'peer' gives no layers; name a network"):  # to a user's loss
+            step.states("peer")
 
     def test_a_control_gives_the_layers_of_other_rows(self, tmp_path):
         *_, step, loop = self.looked(tmp_path, "features", mapping="last")

@@ -12,6 +12,7 @@ import pytest
 import distillgen
 from distillgen.cli.run import run as command
 from distillgen.runs.from_python import RunOptions
+from distillgen.teachers.scripted import check_script
 from tests.command_process import ForkedCommand
 from tests.endpoint import Endpoint
 
@@ -82,6 +83,7 @@ def test_a_wrong_option_is_an_error_before_anything_is_asked(seeds, options, mes
     with pytest.raises(distillgen.ConfigError) as raised:
         distillgen.run(PIPELINE, out="runs/p", **options)
     assert message in str(raised.value) and not (seeds.path / "runs/p/ledger.sqlite3").exists()
+    check_script(max, "teachers: 'teacher'")  # a function of C need not tell what it takes
 
 
 def test_what_is_no_pipeline_is_an_error():
