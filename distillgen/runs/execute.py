@@ -181,11 +181,12 @@ async def _carry_out(live: Live, options: Options, watch: Watch | None) -> None:
     )
     services = WorkerServices(live.teachers, live.ledger, live.teacher, notes=live.notes)
     job = Job(context, services)
-    consume = asyncio.create_task(_begin(live, job))
+    consume = asyncio.create_task(pull(live, job))
     beside = [asyncio.ensure_future(task) for task in (_save_state(live), *([watch(live)] if watch else []))]
     error: Exception | None = None
     with stop_on_signals(consume, live):
         try:
+            _write_state(live, "running")  # before a stage touches files that the last state counts as whole
             await consume
         except asyncio.CancelledError:
             error = Stopped(live.stopping or "stopped")
@@ -202,6 +203,7 @@ async def _carry_out(live: Live, options: Options, watch: Watch | None) -> None:
             error = failure.with_text(f". {remedy}")
         except Exception as failure:
             error = failure
+        consume.cancel()  # if it has not begun
         live.stopping = live.stopping or ("finishing" if error else "")
         for teacher in live.teachers.values():
             await teacher.stop(error or Stopped("the run is over"))
@@ -224,12 +226,6 @@ async def _carry_out(live: Live, options: Options, watch: Watch | None) -> None:
     except (OSError, DistillgenError):
         if error is None:
             raise
-
-
-async def _begin(live: Live, job: Job) -> None:
-    """Write usage.json before a stage touches files that an earlier state counts as whole; carry them out."""
-    _write_state(live, "running")
-    await pull(live, job)
 
 
 async def pull(live: Live, job: Job) -> None:
