@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -302,6 +303,17 @@ def test_a_shard_that_kills_its_workers_is_given_up():
     assert tally.count == Count(5, cost_usd=0.5) and tally.rows == 4 and tally.died == MOST_ATTEMPTS
     assert tally.warnings == ("slow", "slower")
     assert tally.usage == (used(5),) and tally.stages[0].kept == 8
+
+
+def test_the_counts_of_a_stage_are_added_up_over_shards():
+    async def tally():
+        foreman = Foreman(None, 0.0)
+        for shard, drops in enumerate([{"a": 1}, {"a": 2, "b": 1}]):
+            count = StageCount("f", "filter", "", 3, 2, 1, Counter(drops), shard)
+            await foreman.report(await foreman.join(), Count(), [], shard, [count], [])
+        return await foreman.tally()
+
+    assert asyncio.run(tally()).stages == (StageCount("f", "filter", "", 6, 4, 2, Counter(a=3, b=1), 1),)
 
 
 def test_the_limits_of_a_model_are_divided_among_workers(project):

@@ -141,6 +141,8 @@ def test_a_student_is_not_asked_about_what_it_was_trained_on(project):
         ConfigError, match="the items would be the student's training records; give the source held_out: 0.1"
     ):
         stage.bind(given)
+    with pytest.raises(ConfigError, match="'split: validation' needs a source with validation rows"):
+        stage.model_copy(update={"split": "validation"}).bind(given)
     rows(project)
     project.rows("other.jsonl", [{"question": "3 + 3?", "right": 6}])
     found, _ = evaluate({"data": "other.jsonl"}, {"student": answers(1)})
