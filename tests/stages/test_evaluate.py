@@ -251,6 +251,11 @@ def test_pairs_are_judged_in_both_orders(project):
 
     fairly = evaluate({"metrics": metric}, {"base": answers(0), "new": answers(1), "judge": fair})[0]
     assert fairly["models"]["new"]["metrics"]["preferred"]["mean"] == 1
+    asked = []
+    models = {"base": lambda request, sample: f"sample {sample}", "new": answers(1), "judge": None}
+    models["judge"] = lambda request, sample: asked.append(request.messages[-1]["content"]) or "second"
+    evaluate({"metrics": metric, "n": 2}, models)
+    assert asked and all("sample 0" in text and "sample 1" not in text for text in asked)
 
 
 def scores(request, sample):
