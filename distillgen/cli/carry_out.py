@@ -11,7 +11,7 @@ import distillgen
 from distillgen.cli import show
 from distillgen.errors import DistillgenError, Stopped
 from distillgen.inference.faults import TeacherDown
-from distillgen.text.display import reasons
+from distillgen.text.display import counted, reasons
 
 if TYPE_CHECKING:
     from distillgen.runs.state import Options
@@ -63,7 +63,8 @@ def tell_notes(pipeline: distillgen.Pipeline, *, quiet: bool = False) -> None:
 def refuse_failed(failed: int) -> None:
     """Raise FailedRows if some answers could not be used, with the command's option that asks again."""
     if failed:
-        raise FailedRows(f"{failed} answers could not be used; to ask for these again, add --retry-failed")
+        answers = counted(failed, "answer")
+        raise FailedRows(f"{answers} could not be used; to ask for these again, add --retry-failed")
 
 
 def carry_out(
@@ -83,7 +84,8 @@ def carry_out(
         raise
     except TeacherDown as error:
         if count := run.state["totals"]["answers"]:
-            error.add_note(f"{count:,} answers are safe in {directory}; the same command goes on from there")
+            answers = f"{counted(count, 'answer')} {'is' if count == 1 else 'are'} safe in {directory}"
+            error.add_note(f"{answers}; the same command goes on from there")
         raise
     printing.show(run.state, lambda: show.summary(run))
     printing.open(directory)

@@ -13,6 +13,7 @@ from distillgen.cli import show
 from distillgen.cli.arguments import AS_JSON, PathName
 from distillgen.errors import ConfigError
 from distillgen.inference.places import Database, Place, read_place
+from distillgen.text.display import counted
 
 
 @click.group()
@@ -62,7 +63,8 @@ def verify(ledgers: Sequence[str], as_json: bool) -> None:
         show.as_json({path: verdict._asdict() for path, verdict in verdicts.items()})
     for path, (rows, faults) in () if as_json else verdicts.items():
         counts = ", ".join(f"{status} {count:,}" for status, count in sorted(rows.items()))
-        show.say(f"{path}: {sum(rows.values()):,} rows ({counts or 'none'}), {len(faults)} faults")
+        whole = f"{counted(sum(rows.values()), 'row')} ({counts or 'none'})"
+        show.say(f"{path}: {whole}, {counted(len(faults), 'fault')}")
         for fault in faults:
             show.say(f"  {fault}")
         if faults and not isinstance(read_place(path), Database):

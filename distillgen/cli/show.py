@@ -18,6 +18,7 @@ from distillgen.inference.ledger import LOST, UNUSABLE
 from distillgen.record import GATHERED, IDENTICAL, MET, PASSED_BY, Record
 from distillgen.text.display import (
     clipped,
+    counted,
     dropped,
     duration,
     field_lines,
@@ -134,9 +135,9 @@ def status(run: Run, *, error: bool = False) -> None:
 
 def usage(counts: Mapping[str, float]) -> str:
     """Return `36 requests, 2 retries, 17,357 tokens, $0.41`, without counts of zero."""
-    parts = [f"{counts['requests']:,} requests"]
+    parts = [counted(int(counts["requests"]), "request")]
     if counts["retries"]:
-        parts.append(f"{counts['retries']:,} retries")
+        parts.append(counted(int(counts["retries"]), "retry"))
     tokens = f"{counts['input_tokens'] + counts['output_tokens']:,} tokens"
     if cached := counts.get("cache_write_tokens"):
         tokens += f" ({cached:,} of them written to a cache)"
@@ -211,7 +212,7 @@ def _origins(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     now, total = state["asked_now"], state["totals"]
     yield "asked now", f"{usage(now) if now['requests'] else 'nothing'}, {duration(state['seconds'])}"
     if replayed := state["from_ledger"]:
-        yield "from the ledger", f"{replayed:,} answers, paid for before"
+        yield "from the ledger", f"{counted(replayed, 'answer')}, paid for before"
     if now != total:
         yield "in all", usage(total)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from distillgen.record import Record
 from distillgen.runs.time_left import Requests, StageWork, TimeLeft
-from distillgen.text.display import clipped, duration
+from distillgen.text.display import clipped, counted, duration
 
 if TYPE_CHECKING:
     from distillgen.inference.teacher import Teacher
@@ -222,10 +222,10 @@ def _waiting_for(name: str, teacher: Teacher) -> Iterator[str]:
     where = clipped(teacher.redact(teacher.identity), 60)
     if sending:
         oldest_s = now - min(sending.values())
-        yield f"{len(sending)} answers of {name} ({where}), the oldest asked {oldest_s:.0f} s ago"
+        yield f"{counted(len(sending), 'answer')} of {name} ({where}), the oldest asked {oldest_s:.0f} s ago"
     if pausing:
         next_s = max(0.0, min(pausing.values()) - now)
-        yield f"the next try of {len(pausing)} requests to {name} ({where}), in {duration(next_s)}"
+        yield f"the next try of {counted(len(pausing), 'request')} to {name} ({where}), in {duration(next_s)}"
 
 
 async def follow(live: Live, show: Callable[[Progress], None]) -> None:

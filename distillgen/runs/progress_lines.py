@@ -14,7 +14,7 @@ from rich.text import Text
 from distillgen.runs.foreman import ShardProgress
 from distillgen.runs.progress import ModelProgress, Progress, StageProgress, follow
 from distillgen.runs.state import Live
-from distillgen.text.display import duration, field_lines, fitting, money, number, shortened, visible
+from distillgen.text.display import counted, duration, field_lines, fitting, money, number, shortened, visible
 
 PLAIN_EVERY = 20  # draws between two plain lines, without a terminal
 BAR = {"utf": ("━", "╸", "─"), "": ("#", "#", "-")}
@@ -180,7 +180,7 @@ class Drawing:
             line = f"{line}; {part}" if line else part
         yield Text(line, "bold")
         if progress.stopping and progress.to_finish:
-            text = f"stopping; waiting for {progress.to_finish} answers that are paid for"
+            text = f"stopping; waiting for {counted(progress.to_finish, 'paid answer')}"
             yield Text(f"{text}\n(Ctrl-C again gives them up)", "bold")
         if progress.waits:
             yield Text(visible(progress.waits), "yellow")
@@ -207,7 +207,7 @@ def plain_line(progress: Progress) -> str:
     ]
     parts += [f"{stage.name}: {stage.note}" for stage in progress.stages if stage.note]
     for model in (model for model in progress.models if model.active):
-        rate = f"{model.name} {model.answered:,} answers, {model.answers_per_s:.1f} a second"
+        rate = f"{model.name} {counted(model.answered, 'answer')}, {model.answers_per_s:.1f} a second"
         parts.append(", ".join(filter(None, (rate, _troubles(model)))))
     return "  |  ".join([*_times(progress), *parts, *filter(None, (progress.waits,))])
 
@@ -250,5 +250,5 @@ def _troubles(model: ModelProgress) -> str:
     if model.failed:
         parts.append(f"{model.failed:,} failed")
     if model.retries:
-        parts.append(f"{model.retries:,} retries ({shortened(model.trouble, 60)})")
+        parts.append(f"{counted(model.retries, 'retry')} ({shortened(model.trouble, 60)})")
     return visible(", ".join(filter(None, parts)))

@@ -80,6 +80,12 @@ def reasons(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in Counter(counts).most_common())
 
 
+def counted(count: int, noun: str) -> str:
+    """Return `1 answer` or `1,200 answers`."""
+    plural = noun if count == 1 else f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+    return f"{count:,} {plural}"
+
+
 def money(usd: float) -> str:
     """Return US dollars; amounts under a cent have two significant digits."""
     if 0 < usd < 0.0001:

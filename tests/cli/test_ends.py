@@ -201,7 +201,7 @@ def test_what_is_asked_now_is_told_apart_from_all_that_was_asked(small):
     assert "\nasked now        nothing, " in again and "\nin all           4 requests, 24 tokens\n" in again
     small.rows("rows.jsonl", [*ROWS, {"question": "And five?"}])
     more = small.cli("run", "small").stdout
-    assert "\nasked now        1 requests, 4 tokens, " in more and "in all           5 requests" in more
+    assert "\nasked now        1 request, 4 tokens, " in more and "in all           5 requests" in more
     assert "\nfrom the ledger  4 answers, paid for before\n" in more
     state = json.loads((small.path / "runs/small/usage.json").read_text())
     assert state["asked_now"]["requests"] == 1 and state["totals"]["requests"] == 5

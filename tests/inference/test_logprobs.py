@@ -157,7 +157,7 @@ def test_an_endpoint_without_prompt_logprobs_is_named(project):
     project.rows("data/seeds.jsonl", [{"q": "How?", "a": "So."}])
     with Endpoint() as endpoint:
         project.write("pipelines/s.yaml", SCORED.format(url=endpoint.url, server="vllm"))
-        assert "1 answers" in project.cli("run", "s", check=3).stderr
+        assert "1 answer" in project.cli("run", "s", check=3).stderr
     assert "no prompt_logprobs" in project.read("runs/s/dropped.jsonl")[0]["meta"]["dropped"]["reason"]
 
 

@@ -271,7 +271,7 @@ def test_the_watchdog_names_what_is_waited_for(project, monkeypatch):
         Options(scripts={"teacher": slow}),
         lambda live: progress_lines.watch(live, console),
     )
-    assert "waiting for 1 answers of teacher" in written.getvalue() and "first kept row" in written.getvalue()
+    assert "waiting for 1 answer of teacher" in written.getvalue() and "first kept row" in written.getvalue()
 
 
 def test_progress_without_a_terminal_is_plain_lines_on_stderr(project, endpoint):

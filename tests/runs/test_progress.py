@@ -132,8 +132,8 @@ def test_the_names_of_stages_and_models_stand_in_one_column(project, capsys):
     show_status(distillgen.run(pipeline, out="r"))
     lines = capsys.readouterr().out.splitlines()
     of_stages = [line for line in lines if "kept" in line]
-    (of_model,) = (line for line in lines if "requests" in line)
-    assert of_model.startswith(f"{name} 1 requests")
+    (of_model,) = (line for line in lines if "request" in line)
+    assert of_model.startswith(f"{name} 1 request")
     assert [line[: len(name)].rstrip() for line in of_stages] == ["source", "generate"]
     assert {line.index("kept") for line in of_stages} == {len(f"{name} {'1/1':>13}  ")}
     assert name_width([]) == 12 and name_width(["a" * 40, ""]) == 30

@@ -87,7 +87,10 @@ def test_what_the_lines_say():
     assert "1:02:05 elapsed; about 1:29:00 left; $41.51 of at most $120.00\n" in text
     assert "9 from the ledger, 3 failed" in text and "note: the first warning" in text
     stopping = replace(PROGRESS, stopping="interrupted", waits="nothing has moved for 31 s")
-    assert "waiting for 64 answers" in (text := drawn(100, progress=stopping)) and "nothing has moved" in text
+    assert (
+        "waiting for 64 paid answers" in (text := drawn(100, progress=stopping))
+        and "nothing has moved" in text
+    )
     free = replace(PROGRESS, cost_usd=None, most_usd=None, left_s=None)
     assert "1:02:05 elapsed\n" in drawn(100, progress=free), "what is unknown is not shown"
     seeds = replace(PROGRESS, of_all_seeds=True, most_usd=None)

@@ -641,7 +641,7 @@ def test_a_filter_asks_a_model_and_keeps_what_it_says(project):
             and 0 < plan["totals"]["max_cost_usd"] < 0.01
             and not endpoint.bodies
         )
-        assert "1 answers could not be used" in project.cli("run", "j", check=3).stderr
+        assert "1 answer could not be used" in project.cli("run", "j", check=3).stderr
         assert endpoint.bodies[0]["model"] == "j" and endpoint.bodies[0]["response_format"]["json_schema"][
             "schema"
         ]["required"] == ["reason", "score"]
