@@ -213,6 +213,13 @@ def connect(path: Path, read_only: bool) -> sqlite3.Connection:
     return connection
 
 
+def _as_it_is(path: Path) -> sqlite3.Connection:
+    """Open a file without a change of its mode. As it reads the file, SQLite takes back what a killed process
+    had half written, for which it must be able to write.
+    """
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=30)
+
+
 def _refuse_network(path: Path) -> None:
     """Raise LedgerError on a network file system: SQLite's shared memory and locks are for one machine, and a
     file that two write is damaged.
@@ -259,7 +266,7 @@ def _refuse_foreign(path: Path, read_only: bool) -> None:
     """Raise LedgerError for a database of another program, before anything is written into it."""
     if not path.exists():
         return
-    with contextlib.closing(connect(path, read_only=True)) as connection:
+    with contextlib.closing(connect(path, read_only=True) if read_only else _as_it_is(path)) as connection:
         has_tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         columns = {row[1] for row in connection.execute("PRAGMA table_info(answers)")}
     if (has_tables or read_only) and "key" not in columns:
