@@ -75,7 +75,11 @@ def test_show_prints_whole_texts(small):
 
 def test_of_a_row_of_many_fields_the_first_are_shown(project):
     project.rows("rows.jsonl", [{f"field_{i}": i for i in range(230)}])
-    project.write("pipelines/wide.yaml", "version: 1\nstages: [{source: {path: rows.jsonl}}]\n")
+    second = "{filter: {name: of-a-longer-name, filters: [unique: {by: [field_1]}]}}"
+    stages = f"[{{source: {{path: rows.jsonl}}}}, {second}]"
+    project.write("pipelines/wide.yaml", f"version: 1\nstages: {stages}\n")
+    assert "\nof-a-longer-name field_0," in (checked := project.cli("check", "wide").stdout)
+    assert checked.startswith("source           field_0,")
     done = project.cli("run", "wide")
     for text in (done.stdout, done.stderr):
         assert "field_11: 11\n" in text and "field_12" not in text and "… and 218 more fields\n" in text

@@ -10,6 +10,8 @@ from aiohttp import web
 
 import distillgen
 from distillgen.errors import ConfigError, DistillgenError
+from distillgen.teachers._addresses import Address
+from distillgen.teachers._http_client import unreachable
 from distillgen.teachers._refusal import (
     explanation_of,
     kind_of,
@@ -830,30 +832,53 @@ def test_status_200_without_an_answer_ends_a_hopeless_run_only(project, transpor
     assert len(project.read("runs/b/dropped.jsonl")) > 20
 
 
+@pytest.mark.parametrize(
+    "base_url, hint",
+    [
+        ("{}", r"Check base_url \(http://[\d.:]+; most end in /v1\) and model"),
+        ("{}/v1/chat/completions", r"/v1/chat/completions; it ends before /chat/completions\) and model"),
+        ("{}/other/v1", r"/other/v1\) and model"),
+    ],
+)
+def test_an_address_with_nothing_there_is_told_with_what_it_should_be(project, base_url, hint):
+    with Endpoint() as endpoint:
+        project.ask_pipeline(base_url.format(endpoint.url.removesuffix("/v1")), 1)
+        run(project, expect=hint)
+
+
+@pytest.mark.parametrize(
+    "cause, remedy",
+    [
+        ("invalid peer certificate: UnknownIssuer", "trust a certificate of your own: export SSL_CERT_FILE="),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED]", "export SSL_CERT_FILE="),
+        ("received corrupt message of type InvalidContentType", "does base_url begin with http://"),
+        ("Connection refused (os error 111)", "Is the server running, and base_url right?"),
+    ],
+)
+def test_a_failed_connection_is_told_with_its_remedy(cause, remedy):
+    told = str(unreachable(Address(base_url="https://me:secret@a.example/v1"), cause))
+    assert told.startswith(f"cannot connect to https://a.example/v1: {cause}. ") and remedy in told
+
+
 def test_an_outage_that_does_not_end_stops_the_run(project, monkeypatch):
-    """The server answers five requests, and then none for longer than a run waits; a shorter outage is waited
-    for.
+    """The server answers five requests, and then none for longer than a run waits. One that answers now and
+    then is no outage.
     """
 
     def behave(body, times):
-        number = endpoint.asked.total()
-        return web.Response(status=500) if number > 5 and (number < 50 or endless) else None
+        number = int(body["messages"][0]["content"].split()[-1].rstrip("?"))
+        return web.Response(status=500) if number > 5 and (endless or number % 10) else None
 
-    endless = False
     with Endpoint(behave, latency_s=0.02) as endpoint:
         project.ask_pipeline(endpoint.url, 200, model=", max_concurrency: 4, max_retries: 0")
-        monkeypatch.setattr("distillgen.inference.teacher.OUTAGE_S", 2.0)
-        run(project, "b")
-        assert endpoint.asked.total() == 200 and len(project.read("runs/b/dropped.jsonl")) > 20
-        endless = True
-        monkeypatch.setattr("distillgen.inference.teacher.OUTAGE_S", 0.2)
-        endpoint.asked.clear()
-        run(
-            project,
-            "c",
-            expect="no answer for 0 minutes.*HTTP 500.*When the endpoint is back.*--retry-failed",
-        )
-        assert 25 <= endpoint.asked.total() < 100
+        for name, endless, outage_s, expect in (
+            ("b", False, 0.0, None),
+            ("c", True, 0.3, "no answer for 0 minutes.*HTTP 500.*When the endpoint is back.*--retry-failed"),
+        ):
+            monkeypatch.setattr("distillgen.inference.teacher.OUTAGE_S", outage_s)
+            endpoint.asked.clear()
+            run(project, name, expect=expect)
+            assert endpoint.asked.total() == 200 if not endless else 32 < endpoint.asked.total() < 150
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
