@@ -20,11 +20,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from io import StringIO
 from types import SimpleNamespace
 
 import click
 import pytest
 from aiohttp import web
+from rich.console import Console
 
 import distillgen
 from distillgen.cli.run import run as command
@@ -148,6 +150,10 @@ def test_status_and_the_line_of_progress_show_each_stage_over_all_workers(projec
         told = project.cli("status", "ask").stdout
         with shard_line() as show:
             show(progress())
+        log, drawn = Console(file=StringIO(), width=40), Console(file=StringIO(), force_terminal=True)
+        for screen in log, drawn:
+            with shard_line(screen) as show:
+                show(progress())
         state = json.loads(project.cli("status", "ask", "--json").stdout)
         raise Stopped("interrupted")
     answers, rows = len(asked.bodies), len(asked.bodies) // 2
@@ -157,6 +163,8 @@ def test_status_and_the_line_of_progress_show_each_stage_over_all_workers(projec
     assert [stage["sources"] for stage in state["workers"]["stages"]] == [rows] * 4
     assert state["totals"]["cost_usd"] == pytest.approx(answers * ASKED)
     assert f"more {rows}/24 kept {rows}" in capsys.readouterr().err
+    assert len(log.file.getvalue().splitlines()) == 1, "a line of a log is not cut"
+    assert any(line.startswith("more ") for line in drawn.file.getvalue().splitlines())
     ended = project.cli("status", "ask").stdout
     assert "ask: interrupted" in ended and f"{answers} answers are safe" in ended
     assert corpora_are_equal(project)
