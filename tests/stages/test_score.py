@@ -97,6 +97,8 @@ def test_evaluate_reads_likelihoods_after_pictures_of_no_server(project):
     project.rows("items.jsonl", [{"image": "gone.png", "file": "x"}])
     with pytest.raises(ConfigError, match="items.jsonl:1: .*gone.png"):
         of_a_file = {**stage, "data": "items.jsonl", "perplexity": False, "metrics": ["exact"]}
-        distillgen.load({"version": 1, "models": {"m": SERVER}, "stages": [stages[0], {"evaluate": of_a_file}]})
+        distillgen.load(
+            {"version": 1, "models": {"m": SERVER}, "stages": [stages[0], {"evaluate": of_a_file}]}
+        )
     del stage["images"]
     distillgen.load({"version": 1, "models": {"m": SERVER}, "stages": stages})
