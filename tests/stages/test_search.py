@@ -11,6 +11,9 @@ from distillgen.algorithms.rank_correlation import kendall_tau
 from distillgen.errors import BudgetStop, ConfigError
 from distillgen.inference.request import Completion
 from distillgen.runs.directory import read_records
+from distillgen.runs.progress import follow
+from distillgen.runs.run import run_pipeline
+from distillgen.runs.state import Options
 from distillgen.stages._choices import with_choices
 from distillgen.stages._proposals import Proposals, size_of
 from tests.endpoint import Endpoint, completion
@@ -106,6 +109,18 @@ def test_the_best_choice_is_found_and_its_records_leave(search):
     )
     # trials share answers: each of the two prompts was asked once about each row, and no test row for a score
     assert len(teacher.asked) == len(set(teacher.asked)) == 2 * len(ROWS)
+
+
+def test_the_progress_names_no_trial_after_the_search(project, monkeypatch):
+    project.rows("rows.jsonl", ROWS)
+    monkeypatch.chdir(project.path)
+    notes = []
+
+    async def watch(live):
+        await follow(live, lambda progress: notes.append(progress.stages[1].note))
+
+    run_pipeline(distillgen.load(pipeline()), project.path / "run", Options(), watch)
+    assert notes[-1] == ""
 
 
 def test_no_test_record_is_asked_about_to_choose(search):
