@@ -70,5 +70,5 @@ def did_you_mean(name: str, valid_names: Iterable[str], *, otherwise: str = "") 
     if near:
         return f"; did you mean '{near[0]}'?{f' Otherwise, {otherwise}' if otherwise else ''}"
     rest = f" and {len(options) - MOST_NAMES} more" if len(options) > MOST_NAMES else ""
-    known = f"; known: {', '.join(options[:MOST_NAMES])}{rest}" if options else ""
-    return known + (f"; {otherwise}" if otherwise else "")
+    clause = f"; known: {', '.join(options[:MOST_NAMES])}{rest}" if options else ""
+    return clause + (f"; {otherwise}" if otherwise else "")

@@ -63,8 +63,8 @@ def verify(ledgers: Sequence[str], as_json: bool) -> None:
         show.as_json({path: verdict._asdict() for path, verdict in verdicts.items()})
     for path, (rows, faults) in () if as_json else verdicts.items():
         counts = ", ".join(f"{status} {count:,}" for status, count in sorted(rows.items()))
-        whole = f"{counted(sum(rows.values()), 'row')} ({counts or 'none'})"
-        show.say(f"{path}: {whole}, {counted(len(faults), 'fault')}")
+        row_counts = f"{counted(sum(rows.values()), 'row')} ({counts or 'none'})"
+        show.say(f"{path}: {row_counts}, {counted(len(faults), 'fault')}")
         for fault in faults:
             show.say(f"  {fault}")
         if faults and not isinstance(read_place(path), Database):

@@ -110,18 +110,18 @@ def salvage(path: Path) -> tuple[int, Path]:
     goes on. From the moment when the new ledger is whole until it is in its place, neither can be opened.
     Raise LedgerError, and leave the file where it is, if no answer can be read.
     """
-    whole = salvaged(path)
-    if not whole.exists():
-        partial = whole.with_name(whole.name + PARTIAL)
+    salvaged_file = salvaged(path)
+    if not salvaged_file.exists():
+        partial = salvaged_file.with_name(salvaged_file.name + PARTIAL)
         for part in (*_files_of(partial), partial.with_name(partial.name + ".reserve")):
             part.unlink(missing_ok=True)  # of a process that was killed
         _copy_readable(path, partial)
-        os.replace(partial, whole)
-    damaged = path.with_name(f"{path.name}.damaged-{int(whole.stat().st_mtime)}")
+        os.replace(partial, salvaged_file)
+    damaged = path.with_name(f"{path.name}.damaged-{int(salvaged_file.stat().st_mtime)}")
     for part, kept in zip(reversed(_files_of(path)), reversed(_files_of(damaged)), strict=True):
         with contextlib.suppress(FileNotFoundError):
             os.replace(part, kept)
-    os.replace(whole, path)
+    os.replace(salvaged_file, path)
     with _opened(path, read_only=True) as store:
         return int(store.rows("SELECT count(*) FROM answers")[0][0]), damaged
 

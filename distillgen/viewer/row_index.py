@@ -102,11 +102,11 @@ class RowIndex:
         with open_folder(self.path.parent) as folder:
             lock(folder, wait=True)
             try:
-                database = self._begun(stream)
+                database = self._begin(stream)
             except sqlite3.DatabaseError:  # it is damaged
                 for suffix in ("", "-wal", "-shm"):
                     self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-                database = self._begun(stream)
+                database = self._begin(stream)
             with closing(database):
                 self._drops = {
                     (stage, name): drop_id for drop_id, stage, name in database.execute("SELECT * FROM drops")
@@ -114,7 +114,7 @@ class RowIndex:
                 self._names = {name: name_id for name_id, name in database.execute("SELECT * FROM names")}
                 yield database
 
-    def _begun(self, stream: IO[bytes]) -> sqlite3.Connection:
+    def _begin(self, stream: IO[bytes]) -> sqlite3.Connection:
         """Open the index; if it is of another file, empty it in one transaction: no reader sees half."""
         with ExitStack() as opened:
             database = _fast(opened.enter_context(closing(sqlite3.connect(self.path, timeout=30))))
