@@ -106,6 +106,11 @@ def test_a_null_inside_a_value_is_named_where_it_stands():
         rendered("{{ e.get('q') }}", e={"a": None})
 
 
+def test_what_a_filter_cannot_change_is_named():
+    with pytest.raises(Unrenderable, match=r"'x' is a mapping, .*\{\{ x \| json \}\}"):
+        rendered("{{ x | upper }}", x={"a": 1})
+
+
 @pytest.mark.parametrize("row", [{"x": None}, {}])
 def test_a_default_is_taken(row):
     for source in (
