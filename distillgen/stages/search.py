@@ -8,7 +8,7 @@ sent, and a training goes on from its last checkpoint.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +20,10 @@ from distillgen.flow.bounds import check_cap
 from distillgen.flow.stage import CHUNK, BoundStage, CheckContext, Chunks, Estimate, Job
 from distillgen.flow.whole_set import Spool
 from distillgen.inference.spec import Spec
+from distillgen.networks.body import Body
 from distillgen.plugins import find
 from distillgen.record import Record, dumps
+from distillgen.stages._earlier_students import body_of, earlier_students
 from distillgen.stages._loop_bounds import TOTALS
 from distillgen.stages._proposals import OF_OPTUNA, Choices, combinations, each_alone, size_of
 from distillgen.stages._rounds import records_of
@@ -64,11 +66,12 @@ class Search(SearchOptions):
         variants = []
         for choices in each_alone(self.space):
             try:
-                variants.append(self.variant(context, choices))
+                variants.append(variant := self.variant(context, choices))
+                _check_scored(variant, scores)
             except ConfigError as error:
                 raise ConfigError(f"with {_text_of(choices)}: {error.message}") from error
         first = variants[0]
-        self._check_by(first, scores)
+        self._check_by(first)
         if USD in self.within:
             for stages in variants:
                 check_cap(f"within: {{usd: {self.within[USD]:g}}}", of_one_record(stages))
@@ -110,10 +113,11 @@ class Search(SearchOptions):
                 if name not in context.trained:
                     near = did_you_mean(name, context.trained)
                     raise ConfigError(f"score '{entry.label}': no earlier stage trains '{name}'{near}")
+                _check_random(entry.label, body_of(name, earlier_students(context), context.project))
         return scores
 
-    def _check_by(self, stages: Sequence[BoundStage], scores: Mapping[str, Score]) -> None:
-        """Raise ConfigError if the measure cannot be there, or if the scores have no network."""
+    def _check_by(self, stages: Sequence[BoundStage]) -> None:
+        """Raise ConfigError if the measure cannot be there."""
         names = [bound.name for bound in stages]
         if self.measure and self.measure.partition(".")[0] not in names:
             near = did_you_mean(self.measure.partition(".")[0], names)
@@ -121,15 +125,31 @@ class Search(SearchOptions):
         if self.measure.endswith("held-out loss"):
             remedy = "choose by an evaluate with split: validation"
             raise ConfigError(f"by: '{self.measure}' is measured on test records; {remedy}")
-        if scores and first_network(stages) is None:
-            raise ConfigError(
-                f"score '{next(iter(scores))}' is of networks: the first training needs a student such as "
-                "{mlp: [64]}, inputs and label"
-            )
 
     def _models_by_name(self, stages: Sequence[BoundStage], folder: Path) -> dict[str, Spec]:
         models = {name: spec for bound in stages for name, spec in bound.makes(folder).items()}
         return {f"{name}{self.suffix}": spec for name, spec in models.items()}
+
+
+def _check_scored(stages: Sequence[BoundStage], scores: Iterable[str]) -> None:
+    """Raise ConfigError if scores cannot be computed of the student that the first training begins with."""
+    network = first_network(stages)
+    for label in scores:
+        if network is None:
+            raise ConfigError(
+                f"score '{label}' is of networks: the first training needs a student such as {{mlp: [64]}}, "
+                "inputs and label"
+            )
+        _check_random(label, network[0].module_of(stages[0].context.project))
+
+
+def _check_random(label: str, body: Body) -> None:
+    """Raise ConfigError for a score of a body that does not begin with random weights."""
+    if body.reads == "files":
+        raise ConfigError(
+            f"score '{label}' is of networks with random weights, and this student begins with learnt ones; "
+            "choose by a measure of an evaluate"
+        )
 
 
 @dataclass(frozen=True)

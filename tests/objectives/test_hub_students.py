@@ -269,3 +269,41 @@ def test_a_teacher_that_cannot_teach_is_refused(filled, stages, options, message
 )
 def test_a_teacher_that_can_teach_passes(filled, stages, options):  # noqa: F811
     distillgen.load(pipeline(*stages, **options))
+
+
+def over(*students, by, teacher="vit") -> dict:
+    """A search over the first student of a training, behind a training of a teacher."""
+    learning = {"name": "t", "student": {"mlp": [4]}, "objective": "distil", "inputs": ["image"], **LABELS}
+    kind = {"pretrained": teacher} if isinstance(teacher, str) else teacher
+    search = {"stages": [{"train": learning}], "space": {"t.student": [*students]}, "by": by}
+    return {**pipeline(big(kind)), "stages": [*pipeline(big(kind))["stages"][:-1], {"search": search}]}
+
+
+@pytest.mark.parametrize(
+    ("students", "options", "message"),
+    [
+        (
+            ({"mlp": [4]}, {"pretrained": "vit"}),
+            {"by": "parameters"},
+            "score 'parameters' is of networks with",
+        ),
+        (
+            ({"mlp": [4]}, {"mlp": [8]}),
+            {"by": {"diswot": {"teacher": "student-big"}}},
+            "'diswot' is of networks with",
+        ),
+        (({"mlp": [4]}, {"mlp": [8]}), {"by": "parameters"}, ""),
+        (
+            ({"mlp": [4]}, {"mlp": [8]}),
+            {"by": {"diswot": {"teacher": "student-big"}}, "teacher": {"mlp": [16]}},
+            "",
+        ),
+    ],
+)
+def test_a_score_is_of_students_that_begin_with_random_weights(folders, students, options, message):
+    if not message:
+        distillgen.load(over(*students, **options))
+        return
+    with pytest.raises(ConfigError) as error:
+        distillgen.load(over(*students, **options))
+    assert message in str(error.value)
