@@ -16,6 +16,7 @@ from distillgen.inference.store import ENOUGH, Row, Session, Statement, Store, T
 from distillgen.platforms import network_file_system
 
 RESERVE_BYTES = 4 << 20  # freed when the disk is full, so that answers in flight still fit
+TRIES, TRY_S = 3000, 0.01  # to begin the log of a new file, while another process does; 30 s in all
 VERSION = 3
 _LATER = ("cache_write_tokens", "reasoning_tokens")  # columns that format 2 lacks
 _UPGRADE = [
@@ -204,13 +205,25 @@ def connect(path: Path, read_only: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=30)
     try:
         if not read_only:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _keep_log(connection)
             connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cache_size = -8000")
     except sqlite3.Error:
         connection.close()
         raise
     return connection
+
+
+def _keep_log(connection: sqlite3.Connection) -> None:
+    """Let a file have a write-ahead log. SQLite does not wait for another process that does so, too."""
+    for tries_left in reversed(range(TRIES)):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or not tries_left:
+                raise
+        time.sleep(TRY_S)
 
 
 def _as_it_is(path: Path) -> sqlite3.Connection:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import resource
+import runpy
 import shlex
 import subprocess
 import sys
@@ -169,15 +170,13 @@ def test_a_terminal_that_takes_no_escape_sequences(small, monkeypatch, setting, 
 
 @pytest.mark.parametrize("where", ["distillgen.load", "distillgen.cli.main.main"])
 def test_ctrl_c_at_any_moment_ends_without_a_traceback(small, monkeypatch, capsys, where):
-    from distillgen.__main__ import main
-
     def interrupted(*args, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(where, interrupted)
     monkeypatch.setattr(sys, "argv", ["distillgen", "check", "small"])
     with pytest.raises(SystemExit) as ended:
-        main()
+        runpy.run_module("distillgen", run_name="__main__")
     assert ended.value.code == 130
     assert ("interrupted" in capsys.readouterr().err) is (where == "distillgen.load")
 

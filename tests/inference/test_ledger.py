@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import threading
 from contextlib import closing, suppress
 from dataclasses import fields, replace
 from itertools import count
@@ -809,3 +810,14 @@ def test_an_error_of_any_kind_in_a_commit_reaches_all_who_wait(tmp_path, monkeyp
         await ledger.close()
 
     asyncio.run(main())
+
+
+def test_a_new_ledger_waits_for_another_process_that_makes_it(tmp_path):
+    """SQLite itself waits for no other process when it begins the log of a file."""
+    with closing(sqlite3.connect(tmp_path / "new", check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        timer = threading.Timer(0.3, other.rollback)
+        timer.start()
+        opened = Ledger(tmp_path / "new")
+        timer.join()
+        opened.close_now()
