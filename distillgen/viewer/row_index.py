@@ -172,9 +172,13 @@ class RowIndex:
         return self._names[name]
 
     def read(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return the rows of a query; none before anything is indexed."""
+        """Return the rows of a query; none before anything of the file, as it is now, is indexed."""
         try:
             with closing(self._connected()) as database:
+                if (stream := open_rows(self.rows)) is not None:
+                    with stream:
+                        if not _is_of(database, stream):
+                            return []  # a run has written the file anew
                 database.create_function("has_text", 5, _Texts(self).has)
                 return list(database.execute(query, values))
         except sqlite3.DatabaseError as error:

@@ -57,6 +57,7 @@ def served(viewed: Sequence[ViewedRun], port: int = 0, seeds: Seeds | None = Non
         raise ConfigError(f"{problem}; give another --port, or none") from error
     server.daemon_threads = True
     server.socket.listen(128)  # a browser opens several connections at once; the usual 5 are few
+    _look(runs[:1], None)  # so that an address with a row of few opens it at once
     over = threading.Event()
     threads = [
         threading.Thread(target=server.serve_forever, args=(0.1,)),
@@ -83,14 +84,18 @@ def _further_runs(seeds: Seeds | None, runs: Sequence[ViewedRun]) -> list[Viewed
 def _index(runs: list[ViewedRun], over: threading.Event, seeds: Seeds | None) -> None:
     """Index the rows of all runs until the end."""
     while not over.is_set():
-        try:
-            runs += _further_runs(seeds, runs)
-            more = any([run.update() for run in runs])
-        except DistillgenError as error:  # a file of the run is damaged: the pages say the same
-            more = False
-            for run in runs[:1]:
-                run.problem = str(error)
-        over.wait(0.0 if more else _WAIT_S)
+        over.wait(0.0 if _look(runs, seeds) else _WAIT_S)
+
+
+def _look(runs: list[ViewedRun], seeds: Seeds | None) -> bool:
+    """Index rows of the runs for a moment; return whether there are more."""
+    try:
+        runs += _further_runs(seeds, runs)
+        return any([run.update() for run in runs])
+    except DistillgenError as error:  # a file of the run is damaged: the pages say the same
+        for run in runs[:1]:
+            run.problem = str(error)
+        return False
 
 
 def _page_class(runs: Sequence[ViewedRun], path: str, seeds: Seeds | None) -> type[BaseHTTPRequestHandler]:

@@ -122,6 +122,7 @@ def test_a_file_that_was_written_anew_is_indexed_anew(index, in_place, rows):
     other.write_bytes(lines(record(i + 1000) for i in range(rows)))
     if not in_place:
         os.replace(other, index.rows)
+    assert shown(index) == [], "rows of the old index were looked for in the new file"
     index.update()
     assert index.count == rows and shown(index)[:2] == [1000, 1001]
 
