@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from distillgen.inference.store import Session, Statement, Store, insert
+from distillgen.inference.store import Session, Statement, Store, Write, insert
 from distillgen.inference.worker import Worker
 from distillgen.platforms import has_ended, machine
 
@@ -41,7 +41,6 @@ newest_known = excluded.newest_known
 """
 _LOST = b'{"error":"the run was killed before the answer came"}'
 
-Write = Callable[[Statement, Sequence[tuple[Any, ...]]], "asyncio.Future[None]"]
 Find = Callable[[str, Sequence[bytes]], Iterator[Any]]
 
 

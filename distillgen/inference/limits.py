@@ -177,17 +177,24 @@ class Budget:
     """Whether a row begins only when the money is enough to finish it."""
     promised: dict[bytes, float] = field(default_factory=dict)
     """What the answers may cost that earlier processes left to come, by ledger key: a part of `spent`."""
+    promised_usd: float = field(init=False)
+    """Their sum."""
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        """Sum up what is promised, once: each record that begins asks for the sum."""
+        self.promised_usd = sum(self.promised.values())
 
     @property
     def left_usd(self) -> float:
         """Return the money for rows: what is not spent, and what is promised to their requests."""
-        return (self.max_cost_usd or 0.0) - self.spent + sum(self.promised.values())
+        return (self.max_cost_usd or 0.0) - self.spent + self.promised_usd
 
     def take_promised(self, keys: Sequence[bytes]) -> float:
         """Return what the promised answers to these keys may cost: it is no longer spent, but reserved."""
         usd = sum(self.promised.pop(key, 0.0) for key in keys) if self.promised else 0.0
         if usd:
+            self.promised_usd -= usd
             self.settle(-usd, -usd)
         return usd
 
@@ -213,11 +220,11 @@ class Budget:
     def stop(self, why: str) -> BudgetStop:
         """Return the error that ends the run; it names the cap with which the run would finish."""
         more = self.outlook.text(self.spent) if self.outlook and not self.shared else ""
-        promised_usd = sum(self.promised.values())
-        state = f"${self.spent - promised_usd:.4f} is spent"
-        if promised_usd:
-            state += (
-                f", answers that an earlier run left at the endpoint may cost ${promised_usd:.4f}"
+        state = f"${self.spent:.4f} is spent"
+        if self.promised:
+            state = (
+                f"${self.spent - self.promised_usd:.4f} is spent, answers that an earlier run left at the "
+                f"endpoint may cost ${self.promised_usd:.4f}"
                 " (its own prompts get them)"
             )
         return BudgetStop(f"stopped by --max-cost-usd {self.max_cost_usd:g}: {state}, and {why}{more}")

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from distillgen.inference.store import Statement, Store, replacing
+from distillgen.inference.store import Statement, Store, Write, replacing
 
 ADD_PROMISE = replacing("promises", "key", "run", "cost_usd")
 _END = Statement("DELETE FROM promises WHERE key = ?")
@@ -20,8 +19,6 @@ _OF_CLAIM = Statement(
     f" WHERE key = ? AND cost_usd > 0 {ADD_PROMISE.update}"
 )
 _NO_RISK = Statement("UPDATE claims SET cost_usd = 0 WHERE key = ?")
-
-Write = Callable[[Statement, Sequence[tuple[Any, ...]]], "asyncio.Future[None]"]
 
 
 class Promises:

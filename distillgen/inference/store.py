@@ -5,6 +5,7 @@ The tables and their statements are written once, in the SQL that both understan
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,10 @@ class Statement(NamedTuple):
         """Return the SQL for a number of rows."""
         values = ", ".join([self.placeholders] * rows)
         return " ".join(filter(None, (self.sql, values, self.update)))
+
+
+Write = Callable[[Statement, Sequence[Row]], "asyncio.Future[None]"]
+"""Adds rows to the next group commit; what it returns waits until they are durable."""
 
 
 def insert(into: str, columns: int) -> Statement:

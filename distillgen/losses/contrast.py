@@ -3,9 +3,9 @@
 Every input of a row gets other statistics: its numbers are standardised, and then have the mean and the
 deviation of λ · its own + (1 − λ) · those of another row of the batch, with λ ~ Beta(β, β). A picture
 [channels, height, width], also one that a network reads of a file, has a mean and a deviation in each
-channel. A linear map, trained along, takes the
-student's features of the rows and of the changed rows to vectors of length 1, and the loss is −log of the
-share that a row's other self has among all other vectors of the batch, exp(cosine / temperature).
+channel. A linear map, trained along, takes the student's features of the rows and of the changed rows to
+vectors of length 1, and the loss is −log of the share that a row's other self has among all other vectors of
+the batch, exp(cosine / temperature).
 
 The authors' code adds the same term of a second map over the teacher's features. No gradient of it reaches
 the student, so that it is left out here.

@@ -184,3 +184,11 @@ def test_a_budget_is_used_up_and_without_a_cap_nothing_waits():
             await asyncio.wait_for(free.reserve(1e9), 1)
 
     asyncio.run(main())
+
+
+def test_what_is_promised_is_spent_until_its_request_is_sent():
+    budget = Budget(2.0, 1.0, promised={b"k": 0.5, b"l": 0.25})
+    assert budget.left_usd == 1.75 and "$0.2500 is spent, answers that an earlier" in str(budget.stop("why"))
+    assert budget.take_promised([b"k", b"other"]) == 0.5 and budget.take_promised([b"k"]) == 0
+    assert (budget.spent, budget.reserved, budget.left_usd) == (0.5, 0.5, 1.75)
+    assert budget.take_promised([b"l"]) == 0.25 and "$0.2500 is spent, and why" in str(budget.stop("why"))
